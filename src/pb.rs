@@ -5,7 +5,9 @@
     missing_debug_implementations,
     unreachable_pub,
     unused_qualifications,
+    clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes_without_reason,
     reason = "generated code; its documentation stands in proto/"
 )]
 
