@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use time::{Date, OffsetDateTime, UtcOffset};
 
 /// A point in time, microseconds since 1970-01-01 UTC.
@@ -47,9 +49,11 @@ impl Timestamp {
         self.in_offset(UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC)).date()
     }
 
-    /// RFC 3339 text in UTC with microseconds.
+    /// RFC 3339 text in UTC, always with six digits of a second.
     pub fn to_rfc3339(self) -> String {
-        self.in_offset(UtcOffset::UTC).format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+        const FORM: &[BorrowedFormatItem<'_>] =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+        self.in_offset(UtcOffset::UTC).format(FORM).unwrap_or_default()
     }
 
     fn in_offset(self, offset: UtcOffset) -> OffsetDateTime {
@@ -100,6 +104,11 @@ mod tests {
         let evening = Timestamp::from_secs(1_795_449_599);
         assert_eq!(evening.date_in_china().to_string(), "2026-11-23");
         assert_eq!(evening.plus(Duration::from_secs(1)).date_in_china().to_string(), "2026-11-24");
+    }
+
+    #[test]
+    fn times_are_written_with_all_their_digits() {
+        assert_eq!(Timestamp::from_micros(1_795_449_599_500_000).to_rfc3339(), "2026-11-23T15:59:59.500000Z");
     }
 
     #[test]
