@@ -1,0 +1,392 @@
+//! Every metric of the gateway, with its unit; this file is the list.
+//!
+//! | name | kind | labels |
+//! | --- | --- | --- |
+//! | `oncegate_requests_total` | counter | `method`, `outcome` |
+//! | `oncegate_request_seconds` | histogram | `method` |
+//! | `oncegate_provider_seconds` | histogram | `provider`, `result` |
+//! | `oncegate_fields_total` | counter | `decision` |
+//! | `oncegate_cache_total` | counter | `result` |
+//! | `oncegate_token_cache_total` | counter | `result` |
+//! | `oncegate_limited_total` | counter | `scope` |
+//! | `oncegate_connections` | gauge | |
+//! | `oncegate_handshakes_total` | counter | `result` |
+//! | `oncegate_log_entries_total` | counter | `kind` |
+//! | `oncegate_log_wait_seconds` | histogram | |
+//! | `oncegate_log_writable` | gauge, 1 or 0 | |
+//! | `oncegate_leaf_expiry_seconds` | gauge, Unix time | |
+//! | `oncegate_unknown_fields_total` | counter | `certificate_type` |
+//! | `oncegate_build_info` | info | `version` |
+//!
+//! A label's value is a word of the program or a code of the catalog, never a caller's text: the types below see to it,
+//! and so the number of series is bounded.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::clock::Timestamp;
+use crate::ids::DepartmentCode;
+
+/// All metrics of one gateway. Updating one takes well under a microsecond.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<MethodLabel, Histogram, fn() -> Histogram>,
+    provider_seconds: Family<ProviderLabels, Histogram, fn() -> Histogram>,
+    fields: Family<DecisionLabel, Counter>,
+    cache: Family<ResultLabel, Counter>,
+    token_cache: Family<ResultLabel, Counter>,
+    limited: Family<ScopeLabel, Counter>,
+    connections: Gauge,
+    handshakes: Family<ResultLabel, Counter>,
+    log_entries: Family<KindLabel, Counter>,
+    log_wait: Histogram,
+    log_writable: Gauge,
+    leaf_expiry: Gauge,
+    unknown_fields: Family<TypeLabel, Counter>,
+}
+
+impl Metrics {
+    /// All at zero; `version` is the program's.
+    pub fn new(version: &'static str) -> Self {
+        let metrics = Self {
+            registry: Registry::with_prefix("oncegate"),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(request_histogram),
+            provider_seconds: Family::new_with_constructor(request_histogram),
+            fields: Family::default(),
+            cache: Family::default(),
+            token_cache: Family::default(),
+            limited: Family::default(),
+            connections: Gauge::default(),
+            handshakes: Family::default(),
+            log_entries: Family::default(),
+            log_wait: log_histogram(),
+            log_writable: Gauge::default(),
+            leaf_expiry: Gauge::default(),
+            unknown_fields: Family::default(),
+        };
+        metrics.zero_closed_sets();
+        metrics.registered(version)
+    }
+
+    /// The text of all metrics, as `OpenMetrics` 1.0 has it.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        // Writing to a `String` can't fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+
+    /// A request ended. `method` is the RPC's short name, `unknown` for one that is not served; `outcome` a word of the
+    /// access record.
+    pub fn request(&self, method: &'static str, outcome: &'static str, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { method, outcome }).inc();
+        self.request_seconds.get_or_create(&MethodLabel { method }).observe(took.as_secs_f64());
+    }
+
+    /// A provider answered or failed: `result` is `ok`, `not_found` or a kind of failure.
+    pub fn provider(&self, provider: &DepartmentCode, result: &'static str, took: Duration) {
+        let labels = ProviderLabels { provider: provider.to_string(), result };
+        self.provider_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Fields decided upon.
+    pub fn fields(&self, decision: FieldDecision, count: usize) {
+        let label = DecisionLabel { decision: decision.word() };
+        self.fields.get_or_create(&label).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// The cache of answers was asked.
+    pub fn cache(&self, result: CacheResult) {
+        self.cache.get_or_create(&ResultLabel { result: result.word() }).inc();
+    }
+
+    /// The cache of verified tokens was asked.
+    pub fn token_cache(&self, result: CacheResult) {
+        self.token_cache.get_or_create(&ResultLabel { result: result.word() }).inc();
+    }
+
+    /// A call was refused for its rate.
+    pub fn limited(&self, scope: LimitScope) {
+        self.limited.get_or_create(&ScopeLabel { scope: scope.word() }).inc();
+    }
+
+    /// How many client connections are open now.
+    pub fn connections(&self, open: usize) {
+        self.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// A TLS handshake ended: `result` is `ok` or a reason of the program.
+    pub fn handshake(&self, result: &'static str) {
+        self.handshakes.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// An entry of the access log is durable, `waited` after it was handed in.
+    pub fn log_entry(&self, kind: LogKind, waited: Duration) {
+        self.log_entries.get_or_create(&KindLabel { kind: kind.word() }).inc();
+        self.log_wait.observe(waited.as_secs_f64());
+    }
+
+    /// Whether the access log takes entries.
+    pub fn log_writable(&self, writable: bool) {
+        self.log_writable.set(i64::from(writable));
+    }
+
+    /// When the gateway's own certificate ends.
+    pub fn leaf_expiry(&self, not_after: Timestamp) {
+        self.leaf_expiry.set(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Fields of a provider's answer that the type's descriptor has not, all dropped. `certificate_type` is a code of
+    /// the catalog.
+    pub fn unknown_fields(&self, certificate_type: &str, count: u32) {
+        let label = TypeLabel { certificate_type: certificate_type.to_owned() };
+        self.unknown_fields.get_or_create(&label).inc_by(u64::from(count));
+    }
+
+    /// Series of closed sets stand from the start, so that a rate over them has no gap.
+    fn zero_closed_sets(&self) {
+        for decision in FieldDecision::ALL {
+            self.fields(decision, 0);
+        }
+        for result in [CacheResult::Hit, CacheResult::Miss] {
+            let label = ResultLabel { result: result.word() };
+            drop(self.cache.get_or_create(&label));
+            drop(self.token_cache.get_or_create(&label));
+        }
+        for scope in LimitScope::ALL {
+            drop(self.limited.get_or_create(&ScopeLabel { scope: scope.word() }));
+        }
+        drop(self.handshakes.get_or_create(&ResultLabel { result: "ok" }));
+        for kind in LogKind::ALL {
+            drop(self.log_entries.get_or_create(&KindLabel { kind: kind.word() }));
+        }
+    }
+
+    /// The encoder appends `_total` to counters, `_info` to infos and the unit where one is given.
+    fn registered(mut self, version: &'static str) -> Self {
+        let list = &mut self.registry;
+        list.register("requests", "Requests by RPC and outcome", self.requests.clone());
+        let help = "Time from a request's start to its end";
+        list.register_with_unit("request", help, Unit::Seconds, self.request_seconds.clone());
+        let help = "Time a provider took to answer";
+        list.register_with_unit("provider", help, Unit::Seconds, self.provider_seconds.clone());
+        list.register("fields", "Fields by decision", self.fields.clone());
+        list.register("cache", "Look-ups in the cache of answers", self.cache.clone());
+        list.register("token_cache", "Look-ups in the cache of verified tokens", self.token_cache.clone());
+        list.register("limited", "Calls refused for their rate", self.limited.clone());
+        list.register("connections", "Open client connections", self.connections.clone());
+        list.register("handshakes", "TLS handshakes by result", self.handshakes.clone());
+        list.register("log_entries", "Durable entries of the access log by kind", self.log_entries.clone());
+        let help = "Time an entry waits until it is durable";
+        list.register_with_unit("log_wait", help, Unit::Seconds, self.log_wait.clone());
+        list.register("log_writable", "1 if the access log takes entries", self.log_writable.clone());
+        let help = "Unix time at which the gateway's certificate ends";
+        list.register_with_unit("leaf_expiry", help, Unit::Seconds, self.leaf_expiry.clone());
+        let help = "Fields of providers' answers dropped as unknown";
+        list.register("unknown_fields", help, self.unknown_fields.clone());
+        list.register("build", "The running program", Info::new([("version", version)]));
+        self
+    }
+}
+
+/// What became of a field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FieldDecision {
+    /// Released in clear.
+    Released,
+    /// Released masked.
+    Masked,
+    /// Withheld.
+    Withheld,
+}
+
+impl FieldDecision {
+    const ALL: [Self; 3] = [Self::Released, Self::Masked, Self::Withheld];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Masked => "masked",
+            Self::Withheld => "withheld",
+        }
+    }
+}
+
+/// What a cache said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheResult {
+    /// Answered.
+    Hit,
+    /// Had nothing that serves.
+    Miss,
+}
+
+impl CacheResult {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+        }
+    }
+}
+
+/// What was asked too often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LimitScope {
+    /// By one calling system.
+    Caller,
+    /// About one subject.
+    Subject,
+    /// Of one provider, at once.
+    Provider,
+}
+
+impl LimitScope {
+    const ALL: [Self; 3] = [Self::Caller, Self::Subject, Self::Provider];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Subject => "subject",
+            Self::Provider => "provider",
+        }
+    }
+}
+
+/// The scope in lower case.
+impl fmt::Display for LimitScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// Kind of an access log entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogKind {
+    /// A decision, or a call refused before one.
+    Access,
+    /// A change of policy, trust or catalog.
+    Change,
+    /// Start, stop and what operators did.
+    Admin,
+}
+
+impl LogKind {
+    const ALL: [Self; 3] = [Self::Access, Self::Change, Self::Admin];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Change => "change",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabel {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProviderLabels {
+    provider: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabel {
+    decision: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScopeLabel {
+    scope: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabel {
+    certificate_type: String,
+}
+
+/// From a cached answer (under a millisecond) to the longest deadline.
+fn request_histogram() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+/// From one sync of a fast disk to the wait after which the log gives up (2 s).
+fn log_histogram() -> Histogram {
+    Histogram::new([0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_the_list_is_written_with_its_labels() {
+        let metrics = Metrics::new("1.2.3");
+        metrics.request("Lookup", "released", Duration::from_millis(3));
+        metrics.provider(&"WJ".parse().unwrap(), "ok", Duration::from_millis(30));
+        metrics.fields(FieldDecision::Released, 4);
+        metrics.cache(CacheResult::Hit);
+        metrics.token_cache(CacheResult::Miss);
+        metrics.limited(LimitScope::Subject);
+        metrics.connections(2);
+        metrics.handshake("ok");
+        metrics.log_entry(LogKind::Access, Duration::from_micros(300));
+        metrics.log_writable(true);
+        metrics.leaf_expiry(Timestamp::from_secs(1_900_000_000));
+        metrics.unknown_fields("marriage_certificate", 2);
+        let text = metrics.encode();
+        for line in [
+            "oncegate_requests_total{method=\"Lookup\",outcome=\"released\"} 1",
+            "oncegate_request_seconds_bucket{le=\"0.005\",method=\"Lookup\"} 1",
+            "oncegate_provider_seconds_count{provider=\"WJ\",result=\"ok\"} 1",
+            "oncegate_fields_total{decision=\"released\"} 4",
+            "oncegate_fields_total{decision=\"masked\"} 0",
+            "oncegate_cache_total{result=\"hit\"} 1",
+            "oncegate_cache_total{result=\"miss\"} 0",
+            "oncegate_token_cache_total{result=\"miss\"} 1",
+            "oncegate_limited_total{scope=\"subject\"} 1",
+            "oncegate_connections 2",
+            "oncegate_handshakes_total{result=\"ok\"} 1",
+            "oncegate_log_entries_total{kind=\"access\"} 1",
+            "oncegate_log_wait_seconds_count 1",
+            "oncegate_log_writable 1",
+            "oncegate_leaf_expiry_seconds 1900000000",
+            "oncegate_unknown_fields_total{certificate_type=\"marriage_certificate\"} 2",
+            "oncegate_build_info{version=\"1.2.3\"} 1",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line}\nnot in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
