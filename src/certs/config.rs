@@ -1,0 +1,237 @@
+//! What operators may set about TLS and about the listener's limits.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::catalog::Faults;
+use crate::ids::DepartmentCode;
+
+/// The gateway's own certificate and the CAs of its callers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file: the server's leaf, then its intermediates. The leaf has exactly one URI name, a SPIFFE ID of the trust
+    /// domain, and the extended key usage serverAuth.
+    pub certificate: PathBuf,
+    /// PEM file: the leaf's private key (PKCS#8, SEC1 or PKCS#1).
+    pub key: PathBuf,
+    /// CAs that issue certificates of callers.
+    pub client_cas: Vec<ClientCaConfig>,
+}
+
+/// CAs of callers and the departments they may speak for.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCaConfig {
+    /// PEM file with one CA certificate or several. A CA may stand in one file only.
+    pub file: PathBuf,
+    /// Departments these CAs may issue for; a leaf that names another department is refused in the handshake.
+    #[serde(deserialize_with = "parsed_list")]
+    pub departments: Vec<DepartmentCode>,
+}
+
+impl TlsConfig {
+    /// Makes relative paths relative to `base`, the directory of the configuration file.
+    pub fn rebase(&mut self, base: &Path) {
+        self.certificate = base.join(&self.certificate);
+        self.key = base.join(&self.key);
+        for ca in &mut self.client_cas {
+            ca.file = base.join(&ca.file);
+        }
+    }
+}
+
+/// Limits of the listener. Every limit is on; the defaults suit a county of some hundred systems.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HardeningConfig {
+    /// Connections open at once, handshakes included. Default 4096; an idle one costs about 30 KB.
+    pub max_connections: usize,
+    /// Connections open at once from one IPv4 address or one IPv6 /64 network. Default 128. Set it to `max_connections`
+    /// behind a balancer that hides the callers' addresses.
+    pub max_connections_per_address: usize,
+    /// Connections open at once of one caller (SPIFFE ID). Default 64.
+    pub max_connections_per_identity: usize,
+    /// TLS handshakes under way at once; more wait within their timeout. Default 256.
+    pub max_handshakes: usize,
+    /// Longest TLS handshake, waiting for a free place included, in milliseconds. Default 5000.
+    pub handshake_timeout_ms: u64,
+    /// Longest time from the end of the handshake to the whole HTTP/2 preface, in milliseconds. Default 5000.
+    pub preface_timeout_ms: u64,
+    /// A connection on which nothing arrives for so long is closed, in milliseconds. Default 90000; longer than
+    /// `keep_alive_interval_ms` plus `keep_alive_timeout_ms`, so that a living idle peer is never closed.
+    pub read_idle_timeout_ms: u64,
+    /// Time between HTTP/2 PINGs on a quiet connection, in milliseconds. Default 30000.
+    pub keep_alive_interval_ms: u64,
+    /// Longest wait for the answer to a PING, in milliseconds. Default 20000.
+    pub keep_alive_timeout_ms: u64,
+    /// Age at which a connection gets GOAWAY, in seconds, ±10 % so that callers do not return all at once.
+    /// Default 3600.
+    pub connection_age_s: u64,
+    /// Time from GOAWAY to the hard end of a connection, in milliseconds. Default 30000.
+    pub connection_grace_ms: u64,
+    /// Time from the order to stop until connections still busy are cut, in milliseconds. Default 30000.
+    pub shutdown_grace_ms: u64,
+    /// Requests at once on one connection. Default 100.
+    pub max_concurrent_streams: u32,
+    /// Streams this side resets because of the peer's errors before the connection is closed (CVE-2025-8671).
+    /// Default 128.
+    pub max_local_error_reset_streams: usize,
+    /// Streams the peer reset before they were taken up, before the connection is closed (CVE-2023-44487). Default 20.
+    pub max_pending_accept_reset_streams: usize,
+    /// Size of a request's decoded headers in bytes, tokens included. Default 16384.
+    pub max_header_list_bytes: u32,
+    /// HTTP/2 receive window of one request in bytes. Default 65535.
+    pub initial_stream_window_bytes: u32,
+    /// HTTP/2 receive window of a connection in bytes. Default 1048576.
+    pub initial_connection_window_bytes: u32,
+    /// Answer bytes held for one request that the peer does not read. Default 131072.
+    pub max_send_buf_bytes: usize,
+    /// Largest HTTP/2 frame taken in bytes, 16384 to 16777215. Default 16384.
+    pub max_frame_bytes: u32,
+    /// Quiet time before TCP probes the peer, and between probes, in seconds. Default 60.
+    pub tcp_keepalive_s: u64,
+    /// Pause after `accept` failed, for example out of file descriptors, in milliseconds. Default 100.
+    pub accept_pause_ms: u64,
+}
+
+impl Default for HardeningConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            max_connections_per_address: 128,
+            max_connections_per_identity: 64,
+            max_handshakes: 256,
+            handshake_timeout_ms: 5_000,
+            preface_timeout_ms: 5_000,
+            read_idle_timeout_ms: 90_000,
+            keep_alive_interval_ms: 30_000,
+            keep_alive_timeout_ms: 20_000,
+            connection_age_s: 3_600,
+            connection_grace_ms: 30_000,
+            shutdown_grace_ms: 30_000,
+            max_concurrent_streams: 100,
+            max_local_error_reset_streams: 128,
+            max_pending_accept_reset_streams: 20,
+            max_header_list_bytes: 16_384,
+            initial_stream_window_bytes: 65_535,
+            initial_connection_window_bytes: 1 << 20,
+            max_send_buf_bytes: 128 << 10,
+            max_frame_bytes: 16_384,
+            tcp_keepalive_s: 60,
+            accept_pause_ms: 100,
+        }
+    }
+}
+
+/// No option measured in time may exceed a day; beyond that it would no longer be a limit.
+const LONGEST: Duration = Duration::from_hours(24);
+/// RFC 9113 §6.9.1: the largest flow-control window.
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+
+impl HardeningConfig {
+    /// Adds a fault, placed at `file`, for every option out of its bounds.
+    pub fn check(&self, file: &Path, faults: &mut Faults) {
+        let counts = [
+            ("max_connections", self.max_connections, 1, 1_000_000),
+            ("max_connections_per_address", self.max_connections_per_address, 1, 1_000_000),
+            ("max_connections_per_identity", self.max_connections_per_identity, 1, 1_000_000),
+            ("max_handshakes", self.max_handshakes, 1, 100_000),
+            ("max_concurrent_streams", self.max_concurrent_streams as usize, 1, 10_000),
+            ("max_local_error_reset_streams", self.max_local_error_reset_streams, 1, 10_000),
+            ("max_pending_accept_reset_streams", self.max_pending_accept_reset_streams, 1, 10_000),
+            ("max_header_list_bytes", self.max_header_list_bytes as usize, 1_024, 1 << 20),
+            ("initial_stream_window_bytes", self.initial_stream_window_bytes as usize, 1_024, LARGEST_WINDOW as usize),
+            (
+                "initial_connection_window_bytes",
+                self.initial_connection_window_bytes as usize,
+                65_535,
+                LARGEST_WINDOW as usize,
+            ),
+            ("max_send_buf_bytes", self.max_send_buf_bytes, 1_024, 64 << 20),
+            ("max_frame_bytes", self.max_frame_bytes as usize, 16_384, (1 << 24) - 1),
+        ];
+        for (name, value, least, most) in counts {
+            if !(least..=most).contains(&value) {
+                faults.of(file, format!("{name} is {value}; it must be {least} to {most}"));
+            }
+        }
+        let times = [
+            ("handshake_timeout_ms", Duration::from_millis(self.handshake_timeout_ms)),
+            ("preface_timeout_ms", Duration::from_millis(self.preface_timeout_ms)),
+            ("read_idle_timeout_ms", Duration::from_millis(self.read_idle_timeout_ms)),
+            ("keep_alive_interval_ms", Duration::from_millis(self.keep_alive_interval_ms)),
+            ("keep_alive_timeout_ms", Duration::from_millis(self.keep_alive_timeout_ms)),
+            ("connection_age_s", Duration::from_secs(self.connection_age_s)),
+            ("connection_grace_ms", Duration::from_millis(self.connection_grace_ms)),
+            ("shutdown_grace_ms", Duration::from_millis(self.shutdown_grace_ms)),
+            ("tcp_keepalive_s", Duration::from_secs(self.tcp_keepalive_s)),
+            ("accept_pause_ms", Duration::from_millis(self.accept_pause_ms)),
+        ];
+        for (name, value) in times {
+            if value.is_zero() || value > LONGEST {
+                faults.of(file, format!("{name} must be more than zero and at most a day"));
+            }
+        }
+        if self.read_idle_timeout_ms <= self.keep_alive_interval_ms.saturating_add(self.keep_alive_timeout_ms) {
+            faults.of(file, "read_idle_timeout_ms must be more than keep_alive_interval_ms plus keep_alive_timeout_ms");
+        }
+    }
+}
+
+/// Deserializes an identifier from its text.
+pub(super) fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: std::fmt::Display>,
+{
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+}
+
+/// Deserializes a list of identifiers from their texts.
+fn parsed_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: std::fmt::Display>,
+{
+    Vec::<String>::deserialize(deserializer)?.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_their_bounds() {
+        let mut faults = Faults::default();
+        HardeningConfig::default().check(Path::new("gateway.toml"), &mut faults);
+        assert_eq!(faults, Faults::default());
+    }
+
+    #[test]
+    fn every_option_out_of_bounds_is_named_at_once() {
+        let config: HardeningConfig =
+            toml::from_str("max_frame_bytes = 1\nhandshake_timeout_ms = 0\nread_idle_timeout_ms = 50000").unwrap();
+        let mut faults = Faults::default();
+        config.check(Path::new("gateway.toml"), &mut faults);
+        let text = faults.to_string();
+        for option in ["max_frame_bytes", "handshake_timeout_ms", "read_idle_timeout_ms must be more"] {
+            assert!(text.contains(option), "{text}");
+        }
+        assert_eq!(faults.0.len(), 3);
+    }
+
+    #[test]
+    fn unknown_options_and_odd_departments_are_refused() {
+        assert!(toml::from_str::<HardeningConfig>("max_conections = 1").is_err());
+        let tls =
+            "certificate = \"s.pem\"\nkey = \"s.key\"\nclient_cas = [{ file = \"ga.pem\", departments = [\"ga\"] }]";
+        assert!(toml::from_str::<TlsConfig>(tls).is_err());
+        let mut good: TlsConfig = toml::from_str(&tls.replace("\"ga\"", "\"GA\"")).unwrap();
+        good.rebase(Path::new("/etc/oncegate"));
+        assert_eq!(good.client_cas[0].file, Path::new("/etc/oncegate/ga.pem"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Certificates and peers for the tests of this room.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::body::Body;
+
+use super::{ClientCaConfig, Connection, Gate, Generation, HardeningConfig, TlsConfig, UpstreamConfig, serve};
+use crate::clock::{Clock, Timestamp};
+
+pub(super) const DOMAIN: &str = "test.example";
+/// All certificates of the tests are valid around this second (2026-06-01).
+pub(super) const NOW: Timestamp = Timestamp::from_secs(1_780_272_000);
+pub(super) const DAY: Duration = Duration::from_hours(24);
+
+pub(super) struct Ca {
+    pub(super) pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// What a leaf says; [`Leaf::client`] and [`Leaf::server`] are right, tests then spoil one thing.
+pub(super) struct Leaf {
+    pub(super) uris: Vec<String>,
+    pub(super) usage: Vec<ExtendedKeyUsagePurpose>,
+    pub(super) not_before: Timestamp,
+    pub(super) not_after: Timestamp,
+}
+
+impl Leaf {
+    pub(super) fn client(path: &str) -> Self {
+        Self {
+            uris: vec![format!("spiffe://{DOMAIN}/{path}")],
+            usage: vec![ExtendedKeyUsagePurpose::ClientAuth],
+            not_before: Timestamp::from_secs(NOW.as_secs() - 3600),
+            not_after: NOW.plus(30 * DAY),
+        }
+    }
+
+    pub(super) fn server(path: &str) -> Self {
+        Self { usage: vec![ExtendedKeyUsagePurpose::ServerAuth], ..Self::client(path) }
+    }
+}
+
+fn at(time: Timestamp) -> time::OffsetDateTime {
+    time::OffsetDateTime::from_unix_timestamp(i64::try_from(time.as_secs()).unwrap()).unwrap()
+}
+
+impl Ca {
+    pub(super) fn new(name: &str) -> Self {
+        Self::valid_until(name, NOW.plus(365 * DAY))
+    }
+
+    pub(super) fn valid_until(name: &str, not_after: Timestamp) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = at(Timestamp::from_secs(NOW.as_secs() - 3600));
+        params.not_after = at(not_after);
+        let key = KeyPair::generate().unwrap();
+        Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+    }
+
+    /// Chain and key as PEM.
+    pub(super) fn issue(&self, leaf: &Leaf) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "leaf");
+        params.subject_alt_names = leaf.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().unwrap())).collect();
+        params.extended_key_usages = leaf.usage.clone();
+        params.not_before = at(leaf.not_before);
+        params.not_after = at(leaf.not_after);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+/// CAs of two departments and of the gateway, with the gateway's files, in a directory of its own.
+pub(super) struct Pki {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) server_ca: Ca,
+    pub(super) ga: Ca,
+    pub(super) wj: Ca,
+    pub(super) clock: Clock,
+}
+
+impl Pki {
+    pub(super) fn new() -> Self {
+        let pki = Self {
+            dir: tempfile::tempdir().unwrap(),
+            server_ca: Ca::new("gateway"),
+            ga: Ca::new("GA"),
+            wj: Ca::new("WJ"),
+            clock: Clock::manual(NOW),
+        };
+        pki.write("gateway-ca.pem", &pki.server_ca.pem);
+        pki.write("GA.pem", &pki.ga.pem);
+        pki.write("WJ.pem", &pki.wj.pem);
+        pki.identity("server", &pki.server_ca, &Leaf::server("ZS/oncegate"));
+        pki
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(super) fn write(&self, name: &str, text: &str) -> PathBuf {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    /// Writes `<name>.pem` and `<name>.key`.
+    pub(super) fn identity(&self, name: &str, ca: &Ca, leaf: &Leaf) {
+        let (chain, key) = ca.issue(leaf);
+        self.write(&format!("{name}.pem"), &chain);
+        self.write(&format!("{name}.key"), &key);
+    }
+
+    pub(super) fn tls(&self) -> TlsConfig {
+        let ca = |code: &str| ClientCaConfig {
+            file: self.path(&format!("{code}.pem")),
+            departments: vec![code.parse().unwrap()],
+        };
+        TlsConfig {
+            certificate: self.path("server.pem"),
+            key: self.path("server.key"),
+            client_cas: vec![ca("GA"), ca("WJ")],
+        }
+    }
+
+    pub(super) fn generation(&self, number: u64) -> Generation {
+        Generation::load(number, &self.tls(), DOMAIN, &self.clock).unwrap()
+    }
+
+    /// Settings of a channel of a GA system to `address`.
+    pub(super) fn upstream(&self, address: SocketAddr) -> UpstreamConfig {
+        if !self.path("household.pem").exists() {
+            self.identity("household", &self.ga, &Leaf::client("GA/household"));
+        }
+        UpstreamConfig::new(
+            format!("https://localhost:{}", address.port()),
+            self.path("gateway-ca.pem"),
+            self.path("household.pem"),
+            self.path("household.key"),
+            format!("spiffe://{DOMAIN}/ZS/oncegate").parse().unwrap(),
+        )
+    }
+}
+
+/// A client's TLS, as strangers make it: rustls, resumption on, no check of the server's SPIFFE ID.
+pub(super) fn client(identity: Option<(&Ca, &Leaf)>) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(Arc::new(super::material::provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer));
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((ca, leaf)) => {
+            let (chain, key) = ca.issue(leaf);
+            let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+/// Short limits, so that tests of limits are quick.
+pub(super) fn short() -> HardeningConfig {
+    HardeningConfig {
+        handshake_timeout_ms: 1_000,
+        preface_timeout_ms: 300,
+        connection_grace_ms: 300,
+        shutdown_grace_ms: 600,
+        ..HardeningConfig::default()
+    }
+}
+
+/// A listener on loopback and its gate.
+pub(super) struct Running {
+    pub(super) gate: Arc<Gate>,
+    pub(super) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<usize>>,
+}
+
+impl Running {
+    pub(super) async fn start(pki: &Pki, hardening: HardeningConfig) -> Self {
+        let gate = Gate::new(pki.generation(1), hardening, pki.clock.clone()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async { _ = stopped.await };
+        let task = tokio::spawn(serve(listener, gate.clone(), tower::service_fn(answer), shutdown));
+        Self { gate, address, stop: Some(stop), task: Some(task) }
+    }
+
+    /// Orders the listener to stop.
+    pub(super) fn stop(&mut self) -> JoinHandle<usize> {
+        _ = self.stop.take().unwrap().send(());
+        self.task.take().unwrap()
+    }
+
+    pub(super) async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Waits until `condition` holds of the gate; fails after two seconds.
+    pub(super) async fn until(&self, condition: impl Fn(&Gate) -> bool) {
+        let wait = async {
+            while !condition(&self.gate) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(2), wait).await.expect("the gate's state");
+    }
+}
+
+/// Says who called; `/slow/<milliseconds>` takes its time.
+async fn answer(request: http::Request<Body>) -> Result<http::Response<Body>, std::convert::Infallible> {
+    if let Some(pause) = request.uri().path().strip_prefix("/slow/") {
+        tokio::time::sleep(Duration::from_millis(pause.parse().unwrap())).await;
+    }
+    let caller = request.extensions().get::<Arc<Connection>>().unwrap().caller().id().to_string();
+    Ok(http::Response::builder().header("x-caller", caller).body(Body::empty()).unwrap())
+}
+
+/// `GET path` on a channel.
+pub(super) async fn get(
+    channel: &tonic::transport::Channel,
+    path: &str,
+) -> Result<http::Response<Body>, tonic::transport::Error> {
+    use tower::ServiceExt as _;
+    let request = http::Request::builder().uri(path).body(Body::empty()).unwrap();
+    channel.clone().oneshot(request).await
+}
+
+pub(super) fn header<'a>(response: &'a http::Response<Body>, name: &str) -> &'a str {
+    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[derive(Debug)]
+struct AnyServer;
+
+impl rustls::client::danger::ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        super::material::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
