@@ -1,0 +1,173 @@
+//! The grants of Heshan, with the real catalog, a real token and a real record.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, Value};
+use time::macros::date;
+
+use super::super::decide::Ask;
+use super::super::{Mask, Mode, Permit, Policy, PolicyConfig, WithheldReason, answers_subject, project};
+use super::department;
+use crate::catalog::{CaseSubject, Catalog, CatalogConfig, Fields};
+use crate::clock::Timestamp;
+use crate::identity::mint::MintRequest;
+use crate::identity::{Basis, Caller, Purpose, TokenVerifier, testing};
+use crate::ids::CaseId;
+
+/// A number with a valid check digit, from the annex of GB 11643.
+const MOTHER: &str = "11010519491231002X";
+
+/// 2026-06-01 12:00 in China.
+const JUNE: Timestamp = Timestamp::from_secs(1_780_286_400);
+
+fn heshan() -> (Catalog, Policy) {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/heshan");
+    let (mut catalog, mut policy) = (CatalogConfig::default(), PolicyConfig::default());
+    catalog.rebase(&base);
+    policy.rebase(&base);
+    let catalog = Catalog::load(&catalog).unwrap_or_else(|faults| panic!("{faults}"));
+    let policy = Policy::load(&policy, &catalog).unwrap_or_else(|faults| panic!("{faults}"));
+    (catalog, policy)
+}
+
+#[test]
+fn every_grant_of_heshan_loads_and_gives_what_it_says() {
+    let (catalog, policy) = heshan();
+    assert_eq!(policy.grants().count(), 28 + 1, "those of the catalog and one to show expiry");
+    let today = date!(2026 - 06 - 01);
+    for grant in policy.grants() {
+        let ty = catalog.certificate_type(&grant.certificate_type).unwrap();
+        let permit = policy.table.decide(
+            &Ask {
+                consumer: &grant.consumer,
+                matter: &grant.matter,
+                certificate_type: ty,
+                role: &grant.roles[0],
+                want: grant.fields,
+                matches: Fields::EMPTY,
+                basis: Basis::StatutoryDuty,
+                reference: &grant.legal_basis[0],
+                minor: true,
+                today,
+            },
+            policy.hash,
+        );
+        let reason = permit.refusal().map(|refusal| refusal.reason);
+        let expected = match grant.mode {
+            Mode::Verify => Some(WithheldReason::VerifyOnly),
+            _ if grant.valid_until < today => Some(WithheldReason::GrantExpired),
+            _ => None,
+        };
+        assert_eq!(reason, expected, "{}", grant.id);
+        if expected.is_none() {
+            assert!(permit.withheld().is_empty() && permit.released() == grant.clear(), "{}", grant.id);
+            assert_eq!(permit.masked(), grant.masks, "{}", grant.id);
+        }
+    }
+    let masked: Vec<_> =
+        policy.grants().filter(|grant| !grant.masks.is_empty()).map(|grant| grant.id.as_ref()).collect();
+    assert_eq!(
+        masked,
+        [
+            "disability_services.MZ.disability_certificate",
+            "disability_services.CL.household_register",
+            "newborn_birth.JK.birth_medical_certificate",
+        ]
+    );
+    assert_eq!(policy.grants_to(&department("RS"), "newborn_birth").count(), 2);
+}
+
+/// A consumer's token for the matter `newborn_birth` that cites `basis_reference`.
+fn purpose(consumer: &str, basis_reference: &str, now: Timestamp) -> (Caller, Arc<Purpose>) {
+    let caller = testing::caller(&format!("spiffe://heshan.gov.example/{consumer}/system"));
+    let key = testing::signing_key(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let (consumer, case): (_, CaseId) = (department(consumer), "HS-2026-000001".parse().unwrap());
+    let (_dir, mut config) = testing::config(&key.jwks());
+    config.issuers[0].consumers = vec![consumer.clone()];
+    let verifier = TokenVerifier::load(&config, testing::DOMAIN, |_| true).unwrap();
+    let request = MintRequest { basis_reference, ..testing::request(&caller, &consumer, &case, now) };
+    let purpose = verifier.verify(&caller, &key.mint(&request).unwrap(), now).unwrap();
+    (caller, purpose)
+}
+
+fn subject(role: &str, attributes: &[(&str, &str)]) -> CaseSubject {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    CaseSubject { role: role.into(), attributes: attributes.iter().map(owned).collect() }
+}
+
+#[test]
+fn a_birth_certificate_leaves_as_granted_and_only_about_the_child_asked_for() {
+    let (catalog, policy) = heshan();
+    let now = JUNE;
+    let (caller, purpose) = purpose("GA", "户口登记条例 第七条", now);
+    let ty = catalog.certificate_type("birth_medical_certificate").unwrap();
+    let child = subject("child", &[("birth_date", "2026-03-01")]);
+    let all = [child.clone(), subject("mother", &[("id_no", MOTHER)])];
+    let about = catalog.resolve(ty, &child, &all).unwrap();
+    let leaf = |path: &str| ty.expand(path).unwrap();
+    let decide = |want: Fields, now: Timestamp| -> Permit { policy.decide(&caller, &purpose, &about, want, now) };
+
+    let permit = decide(leaf("infant_name") | leaf("birth_weight_g") | leaf("mother_id_type"), now);
+    assert_eq!(permit.released(), leaf("infant_name"));
+    let why = |path: &str| permit.withheld().iter().find(|(leaf, _)| ty.path(*leaf) == path).map(|(_, why)| *why);
+    assert_eq!(why("birth_weight_g"), Some(WithheldReason::NeverShared));
+    assert_eq!(why("mother_id_type"), Some(WithheldReason::NotGranted));
+    assert_eq!(permit.fetch_fields(), leaf("infant_name") | leaf("mother_id_no") | leaf("birth_datetime"));
+    assert_eq!(permit.policy_hash(), policy.hash());
+
+    let record = |born: &str| {
+        let mut record = DynamicMessage::new(catalog.pool().get_message_by_name(&ty.message).unwrap());
+        for (field, value) in [("infant_name", "李小明"), ("mother_id_no", MOTHER), ("birth_datetime", born)] {
+            record.set_field_by_name(field, Value::String(value.into()));
+        }
+        record.set_field_by_name("birth_weight_g", Value::U32(3_250));
+        record.encode_to_vec()
+    };
+    assert!(answers_subject(&about, &record("2026-03-01T08:15"), &[]));
+    assert!(!answers_subject(&about, &record("2026-03-02T08:15"), &[]));
+    let projected = project(&permit, &record("2026-03-01T08:15")).unwrap();
+    assert_eq!((projected.released, projected.unknown_dropped), (leaf("infant_name"), 0));
+    let shown = DynamicMessage::decode(catalog.pool().get_message_by_name(&ty.message).unwrap(), projected.bytes);
+    assert_eq!(shown.unwrap().fields().map(|(field, _)| field.name().to_owned()).collect::<Vec<_>>(), ["infant_name"]);
+
+    // The last day ends at midnight in China, 16:00 UTC.
+    let last_second = Timestamp::from_secs(1_830_268_799);
+    assert_eq!(last_second.to_rfc3339(), "2027-12-31T15:59:59.000000Z");
+    assert!(decide(leaf("infant_name"), last_second).may_release());
+    let refusal =
+        decide(leaf("infant_name"), Timestamp::from_secs(last_second.as_secs() + 1)).refusal().cloned().unwrap();
+    assert_eq!(refusal.reason, WithheldReason::GrantExpired);
+    assert_eq!(refusal.grant.as_deref(), Some("newborn_birth.GA.birth_medical_certificate"));
+}
+
+#[test]
+fn of_a_subject_under_14_every_field_needs_a_basis() {
+    let (catalog, policy) = heshan();
+    let ty = catalog.certificate_type("household_register").unwrap();
+    let want = ty.expand("division_code").unwrap();
+    assert!(!ty.sensitive.intersects(want), "of an adult it needs none");
+    for (id_no, reference, reason) in [
+        (MOTHER, "", None),
+        ("999999201503010016", "", Some(WithheldReason::BasisMissing)),
+        ("999999201503010016", "户口登记条例 第七条", None),
+    ] {
+        let (caller, purpose) = purpose("RS", reference, JUNE);
+        let child = subject("child", &[("id_no", id_no), ("name", "李小明")]);
+        let about = catalog.resolve(ty, &child, std::slice::from_ref(&child)).unwrap();
+        let permit = policy.decide(&caller, &purpose, &about, want, JUNE);
+        assert_eq!(permit.refusal().map(|refusal| refusal.reason), reason, "{reference}");
+    }
+}
+
+#[test]
+fn every_mask_that_the_catalog_names_exists() {
+    let (catalog, _) = heshan();
+    for ty in catalog.certificate_types() {
+        for leaf in &ty.leaves {
+            let mask = leaf.mask.as_deref();
+            assert!(mask.is_none_or(|name| Mask::named(name).is_some()), "{}: {} {mask:?}", ty.code, leaf.path);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Every rule that a grant file can break.
+
+use std::fs;
+
+use super::super::{Policy, PolicyConfig};
+use super::{entry, file, known, load};
+use crate::catalog::{Fault, Faults};
+use crate::policy::check::Known;
+use crate::policy::file::{GrantFile, read_all};
+
+/// The faults of one file of WJ for the matter `newborn`.
+fn faults(body: &str) -> Vec<Fault> {
+    load(&[file("newborn", "WJ", body)]).map_or_else(|faults| faults.0, |_| Vec::new())
+}
+
+#[track_caller]
+fn refused(body: &str, message: &str) {
+    let found = faults(body);
+    assert!(found.iter().any(|fault| fault.message.contains(message)), "wanted {message:?}, found {found:?}");
+    assert!(found.iter().all(|fault| fault.line.is_some()), "{found:?}");
+}
+
+#[test]
+fn a_sound_file_loads() {
+    let body = entry("id = \"a\"\nfields = [\"infant_name\", \"mother\"]\nmask = { mother = \"present\" }")
+        + &entry("id = \"b\"\nmode = \"verify\"\nfields = [\"blood_group\"]")
+        + &entry("id = \"c\"\nconsumer = \"BANK\"\nmode = \"verify\"\nprovider_consent = \"函 1\"")
+        + &entry("id = \"d\"\nconsumer = \"YY\"")
+        + &entry("id = \"e\"\nmode = \"file\"\nbasis = [\"某法 第一条\"]")
+        + "[[deny]]\nid = \"f\"\nconsumers = [\"*\"]\ncertificate_type = \"birth\"\nfields = [\"*\"]\nreason = \"x\"\n";
+    let policy = load(&[file("newborn", "WJ", &body)]).unwrap();
+    assert_eq!(policy.grants().count(), 5);
+    let first = policy.grants().next().unwrap();
+    assert_eq!((first.fields.len(), first.masked().len()), (3, 2));
+    assert_eq!(first.legal_basis.len(), 2, "the matter's");
+    assert_eq!(policy.grants().last().unwrap().legal_basis, ["某法 第一条"]);
+}
+
+#[test]
+fn each_rule_is_checked() {
+    for (changes, message) in [
+        ("id = \"\"", "the grant's id has"),
+        ("consumer = none", "consumer is missing"),
+        ("consumer = \"GB\"", "no department `GB` (`GA`?)"),
+        ("consumer = \"WJ\"", "no department is granted its own data"),
+        ("consumer = \"BANK\"", "may have `verify` at most"),
+        ("consumer = \"BANK\"\nmode = \"verify\"", "needs provider_consent"),
+        ("consumer = \"WATER\"\nmode = \"file\"", "may have `verify` at most"),
+        ("consumer = \"YY\"\nmode = \"file\"", "may have `query` at most"),
+        ("certificate_type = \"brith\"", "no certificate type `brith`"),
+        ("certificate_type = \"tax\"\nfields = [\"tax_no\"]\nbasis = [\"x\"]", "is provided by SW, not by WJ"),
+        ("roles = []", "roles is missing"),
+        ("roles = [\"Child 1\"]", "a role has"),
+        ("mode = none", "mode (共享方式) is missing"),
+        ("mode = \"read\"", "no mode `read`"),
+        ("fields = []", "fields (使用范围) is missing"),
+        ("fields = [\"infantname\"]", "no field `infantname` (`infant_name`?) of `birth`"),
+        ("fields = [\"mother.idno\"]", "(`mother.id_no`?)"),
+        ("fields = [\"*\"]", "wildcards are for denies"),
+        ("fields = [\"mother.*\"]", "wildcards are for denies"),
+        ("fields = [\"birth_weight_g\"]", "nobody may have `birth_weight_g`"),
+        ("mode = \"verify\"\nfields = [\"birth_weight_g\"]", "nobody may have `birth_weight_g`"),
+        ("fields = [\"blood_group\"]", "may only be compared"),
+        ("replaces = \" \"", "replaces is missing"),
+        ("exemption = none", "exemption is missing"),
+        ("exemption = \"6\"", "exemption (免提交方式)"),
+        ("scene = none", "scene (使用场景) is missing"),
+        ("basis = [\"\"]", "empty citation"),
+        ("valid_from = none", "valid_from is missing"),
+        ("valid_until = none", "valid_until (使用时限) is missing"),
+        ("valid_until = \"2026-02-30\"", "is a date"),
+        ("valid_until = \"2025-12-31\"", "valid_from is after valid_until"),
+        ("mask = { infant_name = \"namezh\" }", "no mask `namezh` (`name_zh`?)"),
+        ("mask = { infantname = \"name_zh\" }", "no field `infantname`"),
+        ("mask = { certificate_no = \"cert_no\" }", "masked but not granted"),
+        ("mask = { infant_name = \"phone\" }", "weaker than the catalog's mask"),
+        ("fields = [\"status\"]\nmask = { status = \"name_zh\" }", "can only be masked as `present`"),
+        ("fields = [\"mother\"]\nmask = { mother = \"present\", \"mother.name\" = \"name_zh\" }", "masked twice"),
+        ("mode = \"verify\"\nmask = { infant_name = \"name_zh\" }", "releases nothing that a mask could hide"),
+        ("surprise = 1", "unknown field"),
+        ("roles = 7", "invalid type"),
+    ] {
+        refused(&entry(changes), message);
+    }
+}
+
+#[test]
+fn a_birth_date_must_not_give_away_a_masked_number() {
+    let number = "fields = [\"mother.id_no\"]\nmask = { \"mother.id_no\" = \"id_number\" }";
+    let born = "id = \"h\"\nfields = [\"birth_datetime\"]";
+    refused(&(entry(number) + &entry(born)), "digits 7 to 14");
+    refused(
+        &entry("fields = [\"mother.id_no\", \"birth_datetime\"]\nmask = { \"mother.id_no\" = \"id_number\" }"),
+        "digits 7 to 14",
+    );
+    let year = "\nmask = { birth_datetime = \"birth_date\" }";
+    assert!(faults(&(entry(number) + &entry(&format!("{born}{year}")))).is_empty());
+    let elsewhere = "\nconsumer = \"JK\"";
+    assert!(faults(&(entry(number) + &entry(&format!("{born}{elsewhere}")))).is_empty());
+    let hidden = number.replace("\"id_number\"", "\"present\"");
+    assert!(faults(&(entry(&hidden) + &entry(born))).is_empty());
+}
+
+#[test]
+fn each_rule_of_denies_is_checked() {
+    let deny = |lines: &str| format!("[[deny]]\n{lines}\n");
+    refused(&deny("id = \"d\""), "reason is missing");
+    refused(&deny("id = \"d\""), "consumers is missing");
+    refused(&deny("id = \"d\""), "certificate_type is missing");
+    let good = "id = \"d\"\nconsumers = [\"GA\"]\ncertificate_type = \"birth\"\nreason = \"x\"\n";
+    refused(&deny(good), "fields is missing");
+    refused(&deny(&format!("{good}fields = [\"nam\"]")), "no field `nam`");
+    refused(&deny(&format!("{}fields = [\"*\"]", good.replace("GA", "GB"))), "no department `GB`");
+    assert!(faults(&deny(&format!("{good}fields = [\"birth_weight_g\"]"))).is_empty());
+}
+
+#[test]
+fn a_citation_of_its_own_is_needed_where_nothing_is_shared() {
+    let tax = "certificate_type = \"tax\"\nfields = [\"tax_no\"]";
+    let found = load(&[file("newborn", "SW", &entry(tax))]).unwrap_err();
+    assert!(found.to_string().contains("basis (使用依据) of its own"), "{found}");
+    assert!(load(&[file("newborn", "SW", &entry(&format!("{tax}\nbasis = [\"税法\"]")))]).is_ok());
+    let found = load(&[file("bare", "WJ", &entry("id = \"x\""))]).unwrap_err();
+    assert!(found.to_string().contains("and the matter has none"), "{found}");
+}
+
+#[test]
+fn path_and_content_must_agree() {
+    let moved = GrantFile { matter: "bare".into(), ..file("newborn", "WJ", &entry("basis = [\"x\"]")) };
+    let found = load(&[moved]).unwrap_err().to_string();
+    assert!(found.contains("matter is `newborn`, but the path says `bare`"), "{found}");
+    let moved = GrantFile { provider: "SW".into(), ..file("newborn", "WJ", &entry("")) };
+    let found = load(&[moved]).unwrap_err().to_string();
+    assert!(found.contains("provider is `WJ`, but the path says `SW`"), "{found}");
+    let found = load(&[file("newborm", "WJ", &entry(""))]).unwrap_err().to_string();
+    assert!(found.contains("no matter `newborm` (`newborn`?)"), "{found}");
+}
+
+#[test]
+fn all_faults_of_all_files_are_found_with_their_lines() {
+    let files = [
+        file("newborn", "SW", "oops ="),
+        file("newborn", "WJ", &(entry("mode = \"read\"") + &entry("fields = [\"nam\"]\nconsumer = \"QQ\""))),
+    ];
+    let found = load(&files).unwrap_err();
+    let lines: Vec<_> = found.0.iter().map(|fault| (fault.file.clone(), fault.line.unwrap())).collect();
+    let (sw, wj) = (files[0].path.clone(), files[1].path.clone());
+    // A syntax error; in the other file the unknown mode, then the second grant's id, consumer and field.
+    assert_eq!(lines, [(sw, 3), (wj.clone(), 14), (wj.clone(), 15), (wj.clone(), 26), (wj, 25)], "{found}");
+    assert!(found.to_string().contains("id `g` stands already in newborn/WJ.toml"), "{found}");
+}
+
+#[test]
+fn the_hash_covers_every_file_its_name_and_the_catalog() {
+    let hash = |files: &[GrantFile], catalog: [u8; 32]| {
+        *Policy::compile(files, known(), &catalog, Faults::default()).unwrap().hash()
+    };
+    let one = || file("newborn", "WJ", &entry(""));
+    let base = hash(&[one()], [0; 32]);
+    assert_eq!(base, hash(&[one()], [0; 32]));
+    assert_ne!(base, hash(&[one()], [1; 32]));
+    assert_ne!(base, hash(&[file("newborn", "WJ", &(entry("") + "# seen"))], [0; 32]));
+    assert_ne!(base, hash(&[one(), file("newborn", "SW", "")], [0; 32]));
+    assert_ne!(hash(&[file("newborn", "WJ", "")], [0; 32]), hash(&[file("newborn", "SW", "")], [0; 32]));
+    assert!(base.to_string().starts_with("sha256:") && base.to_string().len() == 71);
+}
+
+#[test]
+fn files_are_read_from_their_places_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &[u8]| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("newborn/WJ.toml", file("newborn", "WJ", &entry("")).text.as_bytes());
+    write("newborn/GA.toml", file("newborn", "GA", "").text.as_bytes());
+    write("newborn/README.md", b"");
+    write("newborn/.WJ.toml.swp", b"");
+    let mut found = Faults::default();
+    let names: Vec<_> = read_all(dir.path(), &mut found).iter().map(GrantFile::relative).collect();
+    assert_eq!(names, ["newborn/GA.toml", "newborn/WJ.toml"]);
+    assert_eq!(found, Faults::default());
+
+    write("WJ.toml", b"");
+    write("newborn/old/WJ.toml", b"");
+    write("newborn/SW.toml", b"\xff");
+    write("newborn/JK.toml", &vec![b' '; (1 << 20) + 1]);
+    read_all(dir.path(), &mut found);
+    assert_eq!(found.0.len(), 4, "{found}");
+
+    let mut nowhere = Faults::default();
+    read_all(&dir.path().join("none"), &mut nowhere);
+    assert_eq!(nowhere.0.len(), 1);
+    assert!(Policy::compile(&[], &Known::default(), &[0; 32], nowhere).is_err());
+}
+
+#[test]
+fn the_configuration_is_strict_and_relative_to_its_file() {
+    let mut config: PolicyConfig = toml::from_str("").unwrap();
+    config.rebase("/etc/oncegate".as_ref());
+    assert_eq!(config.grants, std::path::Path::new("/etc/oncegate/grants"));
+    assert!(toml::from_str::<PolicyConfig>("grant = \"x\"").is_err());
+}

@@ -1,0 +1,253 @@
+//! Tests of the room, and what they share: certificate types, catalogs and grants made by hand.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+
+mod answer;
+mod decide;
+mod deploy;
+mod load;
+mod project;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use time::Date;
+use time::macros::date;
+
+use super::check::Known;
+use super::decide::{Ask, Table};
+use super::file::GrantFile;
+use super::{Mask, Mode, Policy, PolicyHash};
+use crate::catalog::{
+    CertificateType, Child, ConsumerKind, Faults, Fields, Leaf, LookupKey, LookupSet, Matter, Node, SharingClass,
+    ValueKind, Wire,
+};
+use crate::identity::Basis;
+use crate::ids::DepartmentCode;
+
+/// A field of a made-up record type.
+#[derive(Clone, Debug)]
+pub(super) struct FieldSpec {
+    pub(super) name: String,
+    pub(super) number: u32,
+    pub(super) repeated: bool,
+    pub(super) spec: Spec,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Spec {
+    Leaf(Wire, ValueKind, Option<&'static str>),
+    Message(Vec<FieldSpec>),
+}
+
+impl FieldSpec {
+    pub(super) fn leaves(&self) -> usize {
+        match &self.spec {
+            Spec::Leaf(..) => 1,
+            Spec::Message(fields) => fields.iter().map(Self::leaves).sum(),
+        }
+    }
+}
+
+pub(super) fn leaf(number: u32, name: &str, kind: ValueKind, mask: Option<&'static str>) -> FieldSpec {
+    FieldSpec { name: name.into(), number, repeated: false, spec: Spec::Leaf(Wire::String, kind, mask) }
+}
+
+pub(super) fn text(number: u32, name: &str) -> FieldSpec {
+    leaf(number, name, ValueKind::Text, None)
+}
+
+pub(super) fn message(number: u32, name: &str, repeated: bool, fields: Vec<FieldSpec>) -> FieldSpec {
+    FieldSpec { name: name.into(), number, repeated, spec: Spec::Message(fields) }
+}
+
+pub(super) fn certificate_type(code: &str, provider: &str, fields: &[FieldSpec]) -> CertificateType {
+    let mut leaves = Vec::new();
+    let root = node(fields, "", &[], &mut leaves);
+    let key = LookupKey {
+        name: "id_no".into(),
+        kind: ValueKind::IdNumber,
+        role: "subject".into(),
+        attribute: "id_no".into(),
+        matches: Fields::EMPTY,
+    };
+    CertificateType {
+        code: code.into(),
+        name_zh: code.into(),
+        name_en: code.into(),
+        provider: department(provider),
+        message: format!("test.{code}"),
+        type_url: format!("type.googleapis.com/test.{code}"),
+        sharing: SharingClass::Conditional,
+        lookup_sets: vec![LookupSet { keys: vec![key] }],
+        many: false,
+        freshness: Duration::from_mins(1),
+        subject_minor: false,
+        leaves,
+        root,
+        never: Fields::EMPTY,
+        verify_only: Fields::EMPTY,
+        sensitive: Fields::EMPTY,
+        volatile: Fields::EMPTY,
+    }
+}
+
+fn node(fields: &[FieldSpec], prefix: &str, numbers: &[u32], leaves: &mut Vec<Leaf>) -> Node {
+    let mut children = Vec::new();
+    for field in fields {
+        let path = format!("{prefix}{}", field.name);
+        let numbers = [numbers, &[field.number]].concat();
+        let child = match &field.spec {
+            Spec::Leaf(wire, kind, mask) => {
+                leaves.push(Leaf {
+                    path,
+                    numbers,
+                    label_zh: String::new(),
+                    label_en: String::new(),
+                    sensitivity: 3,
+                    kind: *kind,
+                    wire: *wire,
+                    mask: mask.map(Into::into),
+                });
+                Child::Leaf { leaf: leaves.len() - 1, wire: *wire, repeated: field.repeated }
+            }
+            Spec::Message(fields) => {
+                let first = leaves.len();
+                let node = node(fields, &format!("{path}."), &numbers, leaves);
+                Child::Message { node, below: (first..leaves.len()).collect(), repeated: field.repeated }
+            }
+        };
+        children.push((field.number, child));
+    }
+    children.sort_by_key(|(number, _)| *number);
+    Node { children }
+}
+
+pub(super) fn department(code: &str) -> DepartmentCode {
+    code.parse().unwrap()
+}
+
+/// Birth certificates of WJ, tax records of SW that are not shared; GA, JK and other consumers; one matter.
+pub(super) fn known() -> &'static Known {
+    static KNOWN: LazyLock<Known> = LazyLock::new(made_up);
+    &KNOWN
+}
+
+fn made_up() -> Known {
+    let birth = [
+        leaf(1, "certificate_no", ValueKind::CertificateNo, Some("cert_no")),
+        leaf(2, "infant_name", ValueKind::PersonName, Some("name_zh")),
+        leaf(3, "birth_datetime", ValueKind::DateTime, Some("birth_date")),
+        FieldSpec { spec: Spec::Leaf(Wire::Varint, ValueKind::Text, None), ..text(4, "birth_weight_g") },
+        message(
+            5,
+            "mother",
+            false,
+            vec![
+                leaf(1, "name", ValueKind::PersonName, Some("name_zh")),
+                leaf(2, "id_no", ValueKind::IdNumber, Some("id_number")),
+            ],
+        ),
+        text(6, "blood_group"),
+        FieldSpec { spec: Spec::Leaf(Wire::Varint, ValueKind::Code, None), ..text(7, "status") },
+    ];
+    let mut birth = certificate_type("birth", "WJ", &birth);
+    birth.never = Fields::one(birth.leaf("birth_weight_g").unwrap());
+    birth.verify_only = Fields::one(birth.leaf("blood_group").unwrap());
+    birth.sensitive = Fields::one(birth.leaf("mother.id_no").unwrap());
+    let mut tax = certificate_type("tax", "SW", &[text(1, "tax_no")]);
+    tax.sharing = SharingClass::None;
+
+    let matter = |legal_basis: &[&str]| Matter {
+        code: "newborn".into(),
+        name_zh: String::new(),
+        name_en: String::new(),
+        lead: department("WJ"),
+        cooperating: Vec::new(),
+        legal_basis: legal_basis.iter().map(|citation| (*citation).to_owned()).collect(),
+    };
+    let kinds = [
+        ("WJ", ConsumerKind::Government),
+        ("GA", ConsumerKind::Government),
+        ("JK", ConsumerKind::AuthorizedOrg),
+        ("SW", ConsumerKind::Government),
+        ("BANK", ConsumerKind::Bank),
+        ("WATER", ConsumerKind::PublicUtility),
+        ("YY", ConsumerKind::Hospital),
+    ];
+    Known {
+        types: [birth, tax].into_iter().map(|ty| (ty.code.clone(), Arc::new(ty))).collect(),
+        matters: BTreeMap::from([
+            ("newborn".into(), Arc::new(matter(&["户口登记条例 第七条", "母婴保健法 第二十三条"]))),
+            ("bare".into(), Arc::new(Matter { code: "bare".into(), ..matter(&[]) })),
+        ]),
+        departments: kinds.map(|(code, kind)| (code.to_owned(), (department(code), kind))).into(),
+    }
+}
+
+/// A grant file with the head that its path demands.
+pub(super) fn file(matter: &str, provider: &str, body: &str) -> GrantFile {
+    GrantFile {
+        path: format!("grants/{matter}/{provider}.toml").into(),
+        matter: matter.into(),
+        provider: provider.into(),
+        text: format!("matter = \"{matter}\"\nprovider = \"{provider}\"\n{body}"),
+    }
+}
+
+/// A valid `[[grant]]` in which `changes`, lines of `key = value`, stand instead of the lines with these keys.
+pub(super) fn entry(changes: &str) -> String {
+    let base = "id = \"g\"\nconsumer = \"GA\"\ncertificate_type = \"birth\"\nroles = [\"child\"]\nmode = \"query\"\n\
+                fields = [\"infant_name\"]\nreplaces = \"出生医学证明\"\nexemption = \"3\"\nscene = \"出生登记\"\n\
+                valid_from = \"2026-01-01\"\nvalid_until = \"2027-12-31\"\n";
+    let key = |line: &str| line.split(" =").next().unwrap_or_default().to_owned();
+    let changed: Vec<_> = changes.lines().map(key).collect();
+    let kept = base.lines().filter(|line| !changed.contains(&key(line)));
+    let lines: Vec<_> = kept.chain(changes.lines().filter(|line| !line.ends_with("= none"))).collect();
+    format!("[[grant]]\n{}\n", lines.join("\n"))
+}
+
+pub(super) fn load(files: &[GrantFile]) -> Result<Policy, Faults> {
+    Policy::compile(files, known(), &[7; 32], Faults::default())
+}
+
+/// A permit for exactly these fields of a type.
+pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mask, Fields)]) -> super::Permit {
+    let all_masked = masked.iter().fold(Fields::EMPTY, |all, (_, fields)| all | *fields);
+    let grant = super::Grant {
+        id: "g".into(),
+        consumer: department("GA"),
+        provider: ty.provider.clone(),
+        matter: "newborn".into(),
+        certificate_type: ty.code.clone(),
+        roles: vec!["child".into()],
+        mode: Mode::Query,
+        fields: released | all_masked,
+        masks: masked.to_vec(),
+        valid_from: Date::MIN,
+        valid_until: Date::MAX,
+        replaces: String::new(),
+        exemption: "3".into(),
+        legal_basis: vec!["x".into()],
+        scene: String::new(),
+        provider_consent: String::new(),
+    };
+    let table = Table::new(&[Arc::new(grant)], &[], |_| Some(Arc::clone(ty)));
+    let want = (0..ty.leaves.len()).collect();
+    let consumer = department("GA");
+    table.decide(
+        &Ask {
+            consumer: &consumer,
+            matter: "newborn",
+            certificate_type: ty,
+            role: "child",
+            want,
+            matches: Fields::EMPTY,
+            basis: Basis::Consent,
+            reference: "c",
+            minor: false,
+            today: date!(2026 - 06 - 01),
+        },
+        PolicyHash([0; 32]),
+    )
+}
