@@ -1,1 +1,271 @@
-//! Build, run, drain.
+//! One gateway: build, run, drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::api::{self, Admin, AdminConfig, Guard, Problems};
+use crate::audit::{Journal, OpenError, StartInfo};
+use crate::cache::AnswerCache;
+use crate::catalog::{Catalog, Faults};
+use crate::certs::{self, Gate, Generation};
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::connectors::Connectors;
+use crate::identity::TokenVerifier;
+use crate::limits::Limits;
+use crate::lookup::Gateway;
+use crate::pb::gateway::{catalog_service_server, lookup_service_server};
+use crate::policy::Policy;
+use crate::telemetry::{self, Metrics};
+
+/// How often counters are carried over and the health is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration, or a file it names, is wrong.
+    #[error("{0}")]
+    Config(Faults),
+    /// The access log can't be continued.
+    #[error("access log: {0}")]
+    Log(#[from] OpenError),
+    /// A port or socket can't be had.
+    #[error("{what}: {error}")]
+    Listen {
+        /// Which.
+        what: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A fault of the program.
+    #[error("descriptors: {0}")]
+    Descriptors(#[from] tonic_reflection::server::Error),
+}
+
+impl From<Faults> for StartError {
+    fn from(faults: Faults) -> Self {
+        Self::Config(faults)
+    }
+}
+
+/// How a gateway ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every call was answered.
+    Drained,
+    /// The grace passed first; so many connections were cut.
+    Cut(usize),
+}
+
+/// A gateway that is built, bound to its ports and not yet serving.
+#[derive(Debug)]
+pub struct App {
+    gateway: Arc<Gateway>,
+    gate: Arc<Gate>,
+    services: Guard<Routes>,
+    health: HealthReporter,
+    listener: TcpListener,
+    observe: TcpListener,
+    admin: Option<AdminConfig>,
+    started_at: Timestamp,
+}
+
+impl App {
+    /// Loads and checks everything, opens the access log, and binds the ports.
+    ///
+    /// # Errors
+    /// See [`StartError`]; faults of the configuration come all at once. The log is opened last, so a gateway that can't
+    /// start leaves no entry.
+    pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let mut faults = Faults::default();
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        let limits = Arc::new(Limits::new(&config.limits));
+
+        let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, &clock));
+        let catalog = gather(&mut faults, Catalog::load(&config.catalog));
+        let loaded = catalog.map(|catalog| {
+            let registered = |code: &crate::ids::DepartmentCode| catalog.department(code).is_some();
+            let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
+            let cache = AnswerCache::new(&config.cache, clock.clone());
+            let connectors = Connectors::new(
+                &config.file,
+                &config.sources,
+                &catalog,
+                cache,
+                limits.clone(),
+                clock.clone(),
+                metrics.clone(),
+            );
+            let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
+            let policy = gather(&mut faults, Policy::load(&config.policy, &catalog));
+            let connectors = gather(&mut faults, connectors);
+            (catalog, tokens, policy, connectors)
+        });
+        let (Some(generation), Some((catalog, Some(tokens), Some(policy), Some(connectors)))) = (generation, loaded)
+        else {
+            return Err(faults.into());
+        };
+
+        let listener = bind("server.listen", config.server.listen).await?;
+        let observe = bind("server.observe", config.server.observe).await?;
+        let start = StartInfo { gateway: generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
+        let journal = Journal::open(&config.audit, clock.clone(), start)?;
+
+        let gateway = Arc::new(Gateway {
+            catalog: Arc::new(catalog),
+            tokens,
+            limits,
+            policy: ArcSwap::from_pointee(policy),
+            connectors,
+            journal,
+            clock: clock.clone(),
+            metrics,
+        });
+        let started_at = clock.now();
+        let gate = Gate::new(generation, config.hardening, clock)?;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let services = api::services(gateway.clone(), config.calls, health_service)?;
+        Ok(Self { gateway, gate, services, health, listener, observe, admin: config.admin, started_at })
+    }
+
+    /// Where the gateway listens.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where metrics, liveness and readiness are.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn observe_address(&self) -> io::Result<SocketAddr> {
+        self.observe.local_addr()
+    }
+
+    /// What it serves with.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Serves until `stop`, then says so, finishes what is under way, and closes the log.
+    ///
+    /// # Errors
+    /// If the admin socket can't be made.
+    pub async fn run(self, stop: CancellationToken) -> Result<Ended, StartError> {
+        let problems = problems(self.gateway.clone(), self.gate.clone(), stop.clone());
+        let ended = CancellationToken::new();
+        if let Some(config) = self.admin {
+            let what = format!("admin socket {}", config.socket.display());
+            let admin = Admin {
+                gateway: self.gateway.clone(),
+                gate: self.gate.clone(),
+                started_at: self.started_at,
+                problems: problems.clone(),
+            };
+            api::serve_admin(config, admin, ended.clone()).await.map_err(|error| StartError::Listen { what, error })?;
+        }
+        let ready = {
+            let problems = problems.clone();
+            move || match (problems.0)() {
+                found if found.is_empty() => Ok(()),
+                found => Err(found),
+            }
+        };
+        tokio::spawn(telemetry::serve(
+            self.observe,
+            self.gateway.metrics.clone(),
+            ready,
+            ended.clone().cancelled_owned(),
+        ));
+        let ticker = tokio::spawn(tick(self.gateway.clone(), self.gate.clone(), self.health.clone(), problems));
+
+        let health = self.health.clone();
+        let shutdown = async move {
+            stop.cancelled().await;
+            tracing::info!("draining");
+            set_health(&health, ServingStatus::NotServing).await;
+        };
+        let cut = certs::serve(self.listener, self.gate, self.services, shutdown).await;
+        ticker.abort();
+        self.gateway.record_counted().await;
+        let ended_as = if cut == 0 { Ended::Drained } else { Ended::Cut(cut) };
+        let journal = self.gateway.journal.clone();
+        let reason = if cut == 0 { "drained" } else { "grace_expired" };
+        // Waits for the writer, so it must not hold a worker.
+        if tokio::task::spawn_blocking(move || journal.close(reason)).await.is_err() {
+            tracing::error!("the access log was not closed in order");
+        }
+        ended.cancel();
+        Ok(ended_as)
+    }
+}
+
+fn gather<T>(faults: &mut Faults, result: Result<T, Faults>) -> Option<T> {
+    result.map_err(|found| faults.0.extend(found.0)).ok()
+}
+
+async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { what: format!("{what} {address}"), error })
+}
+
+/// What keeps the gateway from taking calls: readiness tells the truth.
+fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> Problems {
+    Problems(Arc::new(move || {
+        let mut found = Vec::new();
+        if stop.is_cancelled() {
+            found.push("draining".to_owned());
+        }
+        if !gateway.journal.is_writable() {
+            found.push("the access log can't be written".to_owned());
+        }
+        if gate.current().leaf_not_after() <= gateway.clock.now() {
+            found.push("the server's certificate has expired".to_owned());
+        }
+        if gateway.policy.load().grants().next().is_none() {
+            found.push("the policy has no grant".to_owned());
+        }
+        found
+    }))
+}
+
+async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, problems: Problems) {
+    let mut ticks = tokio::time::interval(TICK);
+    let mut serving = None;
+    loop {
+        ticks.tick().await;
+        gateway.record_counted().await;
+        let metrics = &gateway.metrics;
+        metrics.connections(gate.status().connections);
+        metrics.log_writable(gateway.journal.is_writable());
+        metrics.leaf_expiry(gate.current().leaf_not_after());
+        let found = (problems.0)();
+        if serving != Some(found.is_empty()) {
+            serving = Some(found.is_empty());
+            if found.is_empty() {
+                set_health(&health, ServingStatus::Serving).await;
+            } else {
+                tracing::error!(problems = found.join("; "), "not ready");
+                set_health(&health, ServingStatus::NotServing).await;
+            }
+        }
+    }
+}
+
+/// The gateway as a whole, and each of its services by name, as the gRPC health protocol has it.
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in ["", lookup_service_server::SERVICE_NAME, catalog_service_server::SERVICE_NAME] {
+        health.set_service_status(service, status).await;
+    }
+}

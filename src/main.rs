@@ -1,3 +1,7 @@
 //! The `oncegate` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oncegate::cli::main()
+}

@@ -1,1 +1,149 @@
-//! To be filled.
+//! The command line. Each command writes to the output it is given and ends with an [`Exit`].
+
+pub mod answer;
+pub mod audit;
+pub mod call;
+pub mod case;
+pub mod client;
+pub mod demo;
+pub mod pki;
+pub mod render;
+pub mod serve;
+pub mod status;
+pub mod table;
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::StartError;
+use crate::audit::keys::PrivateKey;
+use crate::catalog::Faults;
+
+/// How a command ends: its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done; for `call`: every field asked for was released.
+    Ok = 0,
+    /// Failed for a reason that no other code names.
+    Failed = 1,
+    /// The command line is wrong (clap's own code).
+    Usage = 2,
+    /// `serve`: the grace passed before all calls had ended.
+    Cut = 3,
+    /// `call`: some fields were released, others withheld, or some items failed.
+    Partial = 10,
+    /// `call`: the policy released nothing.
+    Denied = 11,
+    /// `call`: no such record.
+    NotFound = 12,
+    /// `call`: the request is wrong.
+    Invalid = 13,
+    /// `call`: certificate or token refused.
+    Unauthenticated = 14,
+    /// `call`: a limit refused it; try later.
+    Limited = 15,
+    /// `call`: gateway or provider unavailable; try later.
+    Unavailable = 16,
+    /// A configuration, catalog, grant or trust file is wrong (`EX_CONFIG`).
+    Config = 78,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// With an exit code of its own.
+    pub fn new(exit: Exit, message: impl Display) -> Self {
+        Self { exit, message: message.to_string() }
+    }
+}
+
+impl<E: std::error::Error + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let any: &dyn std::error::Error = &error;
+        // Whoever reads has seen enough (`| head`): nothing failed.
+        if any.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return Self { exit: Exit::Ok, message: String::new() };
+        }
+        let config = any.is::<Faults>()
+            || any.downcast_ref::<StartError>().is_some_and(|error| matches!(error, StartError::Config(_)));
+        Self::new(if config { Exit::Config } else { Exit::Failed }, error)
+    }
+}
+
+/// oncegate (免证网关): releases departments' records field by field, and accounts for every look.
+#[derive(Debug, Parser)]
+#[command(name = "oncegate", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a gateway.
+    Serve(serve::ServeArgs),
+    /// Shows a whole county at work on this machine: departments, gateway, platform, auditor.
+    Demo(demo::DemoArgs),
+    /// Calls a gateway as another system's engineer would.
+    Call(call::CallArgs),
+    /// Reads the access log with an auditor's key.
+    Audit(audit::AuditArgs),
+    /// Shows the state of the gateway on this machine.
+    Status(status::StatusArgs),
+    /// Makes a development PKI.
+    Pki(pki::PkiArgs),
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let (stdout, stderr) = (&mut io::stdout(), &mut io::stderr());
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(cli.command, stdout));
+            // Tasks that only wait for connections need not be waited for.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+            result
+        }
+        Err(error) => Err(error.into()),
+    };
+    let exit = result.unwrap_or_else(|failure| {
+        if !failure.message.is_empty() {
+            let _ = writeln!(stderr, "oncegate: {}", failure.message);
+        }
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
+}
+
+/// Writes the auditor's and the escrow's key pairs to a directory, for the development PKI.
+pub(crate) fn audit_keys(dir: &Path) -> io::Result<()> {
+    for name in ["auditor", "escrow"] {
+        let key = PrivateKey::generate().map_err(io::Error::other)?;
+        key.write(&dir.join(format!("{name}.key"))).map_err(io::Error::other)?;
+        key.public().write(&dir.join(format!("{name}.pub"))).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
+    match command {
+        Command::Serve(args) => serve::run(args, out).await,
+        Command::Demo(args) => demo::run(args, out).await,
+        Command::Call(args) => call::run(args, out).await,
+        Command::Audit(args) => audit::run(args, out),
+        Command::Status(args) => status::run(args, out).await,
+        Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+    }
+}

@@ -1,1 +1,488 @@
-//! To be filled.
+//! The story of a request. `Gateway::answer` is the order of steps, top to bottom; each returns evidence that the next
+//! one demands, and whatever way it ends, `Gateway::close` records it before anything is said.
+//!
+//! ```text
+//! TLS peer ─► Caller ─► limits.admit(caller)        Gateway::admit, before the body is read
+//!   ─► token ─► Purpose                             who asks, for which matter and case
+//!   ─► catalog.resolve(type, subject) ─► Subject    checksums, every key of one lookup set
+//!   ─► limits.admit(subject)
+//!   ─► policy.decide ─► Permit                      field by field
+//!   ─► connectors.fetch ─► records of that subject  cache, single flight, deadline
+//!   ─► policy::project                              allow-listed fields only, at every depth
+//!   ─► journal.append ─► Recorded                   durable, or no data
+//!   ─► reply + receipt
+//! ```
+
+mod collect;
+mod reason;
+mod record;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
+pub use reason::{Reason, Refused};
+
+use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
+use crate::catalog::{CaseSubject, Catalog, CertificateType, Fields, Matter, Subject};
+use crate::clock::{Clock, Timestamp};
+use crate::connectors::{Connectors, Query};
+use crate::identity::{Caller, Purpose, TokenVerifier};
+use crate::ids::{CaseId, RequestId};
+use crate::limits::{Limits, Tally};
+use crate::policy::{Mask, Permit, Policy, PolicyHash, WithheldReason, project};
+use crate::telemetry::{FieldDecision, LimitScope, LogKind, Metrics};
+
+use record::Draft;
+
+/// A read mask may name this many paths.
+const MAX_READ_MASK: usize = 128;
+
+/// All that a request passes through. One per process.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Certificate types, matters, departments.
+    pub catalog: Arc<Catalog>,
+    /// Verifies tokens.
+    pub tokens: TokenVerifier,
+    /// Bounds callers, subjects and providers.
+    pub limits: Arc<Limits>,
+    /// The policy generation that serves.
+    pub policy: ArcSwap<Policy>,
+    /// Departments' sources.
+    pub connectors: Connectors,
+    /// The access log.
+    pub journal: Journal,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// One authenticated call that passed its caller's limit. Made only by [`Gateway::admit`].
+#[derive(Debug)]
+pub struct Call {
+    /// The gateway's id of the request.
+    pub id: RequestId,
+    /// Who calls.
+    pub caller: Arc<Caller>,
+    /// From where.
+    pub peer: SocketAddr,
+    /// Full path of the RPC.
+    pub method: &'static str,
+    /// The bearer token, if there is one.
+    pub token: Option<String>,
+    /// The caller's own id, at most 64 characters.
+    pub caller_request_id: Option<String>,
+    /// W3C `traceparent` to hand on.
+    pub traceparent: Option<String>,
+    /// W3C trace id.
+    pub trace_id: Option<[u8; 16]>,
+    /// When the call began.
+    pub started: Instant,
+    /// When it must end.
+    pub deadline: Instant,
+    /// Set once a task of the call's own will record it.
+    taken: AtomicBool,
+    /// Set once an entry of this call is durable, or none can be.
+    settled: AtomicBool,
+}
+
+/// What is known of a call when it begins; see [`Call`] for the fields.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "described at Call")]
+pub struct CallStart {
+    pub id: RequestId,
+    pub caller: Arc<Caller>,
+    pub peer: SocketAddr,
+    pub method: &'static str,
+    pub token: Option<String>,
+    pub caller_request_id: Option<String>,
+    pub traceparent: Option<String>,
+    pub trace_id: Option<[u8; 16]>,
+    pub started: Instant,
+    pub deadline: Instant,
+}
+
+impl Call {
+    /// True once the call's end stands in the access log, or could not be written there.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// True once a task of the call's own records it, so that nobody else must.
+    pub fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    fn take(&self) {
+        self.taken.store(true, Ordering::Release);
+    }
+
+    fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+}
+
+/// What `Lookup` asks, as the API received it.
+#[derive(Debug, Clone)]
+pub struct LookupRequest {
+    /// Code of the matter.
+    pub matter: String,
+    /// Number of the case.
+    pub case_id: String,
+    /// Code of the certificate type.
+    pub certificate_type: String,
+    /// Role of the subject that the certificate is about.
+    pub subject_role: String,
+    /// Subjects of the case.
+    pub subjects: Vec<CaseSubject>,
+    /// Paths wanted.
+    pub read_mask: Vec<String>,
+}
+
+/// What may leave, with the proof that it is on record. Made only by `Gateway::close`.
+#[derive(Debug)]
+pub struct Answer {
+    /// The released records.
+    pub records: Vec<Released>,
+    /// Certificate type.
+    pub certificate_type: Arc<CertificateType>,
+    /// Ids of the grants that released or masked at least one field.
+    pub grants: Vec<String>,
+    /// The policy generation that decided.
+    pub policy: PolicyHash,
+    /// True if the provider's answer came from memory.
+    pub cached: bool,
+    /// When the provider answered.
+    pub fetched_at: Timestamp,
+    /// The access record.
+    pub recorded: Recorded,
+}
+
+/// One record as it may leave.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Released {
+    /// The encoded message with granted fields only.
+    pub bytes: Bytes,
+    /// Leaves that left masked.
+    pub masked: Vec<(usize, Mask)>,
+    /// Leaves asked for that did not leave.
+    pub withheld: Vec<(usize, WithheldReason)>,
+    /// Leaves that left in clear.
+    clear: Fields,
+    unknown_dropped: u32,
+}
+
+/// A refusal that stands in the access log, or says why it does not.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub refused: Refused,
+    /// The access record; none if no entry could be written.
+    pub recorded: Option<Recorded>,
+}
+
+/// The released records of one lookup, not yet on record.
+struct Release {
+    records: Vec<Released>,
+    permit: Permit,
+    certificate_type: Arc<CertificateType>,
+    cached: bool,
+    fetched_at: Timestamp,
+}
+
+impl Gateway {
+    /// The first step of every call, taken before its body is read.
+    ///
+    /// # Errors
+    /// The refusal if the caller asks too often.
+    pub async fn admit(&self, start: CallStart) -> Result<Call, Refusal> {
+        let CallStart { id, caller, peer, method, token, caller_request_id, traceparent, trace_id, started, deadline } =
+            start;
+        let admitted = self.limits.admit_caller(&caller);
+        let (taken, settled) = (AtomicBool::new(false), AtomicBool::new(false));
+        let call = Call {
+            id,
+            caller,
+            peer,
+            method,
+            token,
+            caller_request_id,
+            traceparent,
+            trace_id,
+            started,
+            deadline,
+            taken,
+            settled,
+        };
+        match admitted {
+            Ok(()) => Ok(call),
+            Err(limited) => {
+                self.metrics.limited(LimitScope::Caller);
+                Err(self.reject(&call, limited.into()).await)
+            }
+        }
+    }
+
+    /// One lookup, from its token to its record. It runs in a task of its own: a caller who goes away, which drops the
+    /// returned future, ends the lookup as CANCELLED and can't escape the log.
+    ///
+    /// # Errors
+    /// The refusal, recorded.
+    pub async fn lookup(self: &Arc<Self>, call: Arc<Call>, request: LookupRequest) -> Result<Answer, Refusal> {
+        call.take();
+        let gateway = self.clone();
+        own_task(move |gone| async move {
+            let mut draft = Draft::new(&call);
+            let ended = gateway.bounded(&call, &gone, gateway.answer(&call, request, &mut draft)).await;
+            gateway.close(&call, draft, ended).await
+        })
+        .await
+    }
+
+    async fn answer(&self, call: &Call, request: LookupRequest, draft: &mut Draft) -> Result<Release, Refused> {
+        let purpose = self.purpose(call, &request.matter, &request.case_id, draft)?;
+        let (matter, kind) = (self.matter(&request.matter)?, self.certificate_type(&request.certificate_type)?);
+        draft.certificate_type(&kind);
+        let want = read_mask(&kind, &request.read_mask)?;
+        self.catalog.check_subjects(&request.subjects)?;
+        let about = subject_in_role(&request.subjects, &request.subject_role)?;
+        self.release(call, &purpose, &matter, &kind, about, &request.subjects, want, draft).await
+    }
+
+    /// The steps of one certificate of one subject; `Collect` takes them once per item.
+    #[expect(clippy::too_many_arguments, reason = "each is evidence of a step before")]
+    async fn release(
+        &self,
+        call: &Call,
+        purpose: &Arc<Purpose>,
+        matter: &Matter,
+        kind: &Arc<CertificateType>,
+        about: &CaseSubject,
+        subjects: &[CaseSubject],
+        want: Fields,
+        draft: &mut Draft,
+    ) -> Result<Release, Refused> {
+        let subject = self.catalog.resolve(kind, about, subjects)?;
+        draft.subject(&subject, want);
+        in_token(purpose, matter, &subject)?;
+        self.limits.admit_subject(purpose.consumer(), subject.holder()).inspect_err(|limited| {
+            self.metrics.limited(limited.scope);
+        })?;
+
+        let permit = self.policy.load().decide(&call.caller, purpose, &subject, want, self.clock.now());
+        draft.permit(&permit);
+        self.metrics.fields(FieldDecision::Withheld, permit.withheld().len());
+        if let Some(refusal) = permit.refusal() {
+            return Err(Refused::from(refusal).with("certificate_type", kind.code.clone()));
+        }
+
+        let query = Query {
+            request_id: call.id,
+            subject,
+            fields: permit.fetch_fields(),
+            purpose: purpose.clone(),
+            traceparent: call.traceparent.clone(),
+        };
+        let fetched = self.connectors.fetch(&permit, query, call.deadline).await.map_err(|error| {
+            draft.detail(&error.to_string());
+            Refused::from(error).with("provider", kind.provider.to_string())
+        })?;
+        draft.fetched(&fetched);
+
+        let mut records = Vec::with_capacity(fetched.answer.records.len());
+        for record in &fetched.answer.records {
+            let projected = project(&permit, record).map_err(|error| {
+                draft.detail(&error.to_string());
+                Refused::new(Reason::ProviderAnswerInvalid).with("provider", kind.provider.to_string())
+            })?;
+            self.metrics.unknown_fields(&kind.code, projected.unknown_dropped);
+            self.metrics.fields(FieldDecision::Released, projected.released.len());
+            self.metrics.fields(FieldDecision::Masked, projected.masked.len());
+            records.push(Released {
+                bytes: projected.bytes,
+                masked: projected.masked,
+                withheld: permit.withheld().to_vec(),
+                clear: projected.released,
+                unknown_dropped: projected.unknown_dropped,
+            });
+        }
+        Ok(Release {
+            records,
+            permit,
+            certificate_type: kind.clone(),
+            cached: fetched.cached,
+            fetched_at: fetched.answer.fetched_at,
+        })
+    }
+
+    /// The token's purpose, if it is the request's.
+    fn purpose(&self, call: &Call, matter: &str, case: &str, draft: &mut Draft) -> Result<Arc<Purpose>, Refused> {
+        let token = call.token.as_deref().ok_or(Reason::TokenMissing)?;
+        let purpose = self.tokens.verify(&call.caller, token, self.clock.now())?;
+        draft.purpose(&purpose);
+        let case: CaseId = case.parse().map_err(|_| Reason::CaseIdInvalid)?;
+        if purpose.matter() != matter {
+            // A matter that does not exist is a mistake of the caller's; one that is not in the token is a trespass.
+            self.matter(matter)?;
+            return Err(Refused::new(Reason::PurposeMismatch).with("field", "matter"));
+        }
+        if *purpose.case_id() != case {
+            return Err(Refused::new(Reason::PurposeMismatch).with("field", "case_id"));
+        }
+        Ok(purpose)
+    }
+
+    fn matter(&self, code: &str) -> Result<Arc<Matter>, Refused> {
+        self.catalog.matter(code).cloned().ok_or_else(|| Reason::MatterUnknown.into())
+    }
+
+    fn certificate_type(&self, code: &str) -> Result<Arc<CertificateType>, Refused> {
+        self.catalog.certificate_type(code).cloned().ok_or_else(|| Reason::CertificateTypeUnknown.into())
+    }
+
+    /// `work`, unless the caller goes away or the deadline passes first.
+    async fn bounded<T>(
+        &self,
+        call: &Call,
+        gone: &CancellationToken,
+        work: impl Future<Output = Result<T, Refused>>,
+    ) -> Result<T, Refused> {
+        tokio::select! {
+            biased;
+            () = gone.cancelled() => Err(Reason::Cancelled.into()),
+            ended = work => ended,
+            () = tokio::time::sleep_until(call.deadline) => Err(Reason::DeadlineExceeded.into()),
+        }
+    }
+
+    /// Records how a lookup ended, then hands out what it ended with. This is the only way out.
+    async fn close(&self, call: &Call, mut draft: Draft, ended: Result<Release, Refused>) -> Result<Answer, Refusal> {
+        match ended {
+            Ok(release) => {
+                draft.released(&release);
+                let recorded = self.append(call, draft).await.map_err(unrecorded)?;
+                Ok(Answer {
+                    records: release.records,
+                    certificate_type: release.certificate_type,
+                    grants: release.permit.grants().iter().map(ToString::to_string).collect(),
+                    policy: *release.permit.policy_hash(),
+                    cached: release.cached,
+                    fetched_at: release.fetched_at,
+                    recorded,
+                })
+            }
+            Err(refused) => Err(self.refuse(call, draft, refused).await),
+        }
+    }
+
+    /// Records a call that ends before any decision.
+    pub async fn reject(&self, call: &Call, refused: Refused) -> Refusal {
+        self.refuse(call, Draft::new(call), refused).await
+    }
+
+    /// Beyond ten limited calls per second and caller, refusals are counted and recorded together: a flood must not fill
+    /// the log. So are calls that were cancelled before they said anything.
+    async fn refuse(&self, call: &Call, mut draft: Draft, refused: Refused) -> Refusal {
+        let flood = refused.reason.outcome() == Outcome::Limited
+            || (refused.reason == Reason::Cancelled && !draft.has_purpose());
+        if flood && self.limits.count_limited(&call.caller) == Tally::Counted {
+            call.settle();
+            return Refusal { refused, recorded: None };
+        }
+        draft.refused(&refused);
+        match self.append(call, draft).await {
+            Ok(recorded) => Refusal { refused, recorded: Some(recorded) },
+            Err(error) => unrecorded(error),
+        }
+    }
+
+    /// Writes one entry per caller for the refusals that were only counted. Called every second and at the end.
+    pub async fn record_counted(&self) {
+        for (caller, count) in self.limits.take_counted() {
+            let entry = Draft::counted(caller, count);
+            if self.journal.append(entry).await.is_err() {
+                tracing::error!(count, "counted refusals could not be recorded");
+            }
+        }
+    }
+
+    async fn append(&self, call: &Call, draft: Draft) -> Result<Recorded, AppendError> {
+        let waited = Instant::now();
+        let entry: Entry = draft.finish(call);
+        let recorded = self.journal.append(entry).await;
+        if recorded.is_ok() {
+            self.metrics.log_entry(LogKind::Access, waited.elapsed());
+        }
+        call.settle();
+        recorded
+    }
+}
+
+/// Runs `work` in a task of its own. If the returned future is dropped, the token given to `work` is cancelled.
+async fn own_task<T, F>(work: impl FnOnce(CancellationToken) -> F) -> Result<T, Refusal>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Refusal>> + Send + 'static,
+{
+    use tracing::Instrument as _;
+    let gone = CancellationToken::new();
+    let task = tokio::spawn(work(gone.clone()).in_current_span());
+    let _guard: DropGuard = gone.drop_guard();
+    // A task that panicked left no entry: the guard of the API sees that the call is not settled and records it.
+    task.await.unwrap_or_else(|_| Err(Refusal { refused: Reason::Internal.into(), recorded: None }))
+}
+
+/// No durable record, no data.
+fn unrecorded(error: AppendError) -> Refusal {
+    tracing::error!(%error, "no access record, so no answer");
+    Refusal { refused: Reason::AuditUnavailable.into(), recorded: None }
+}
+
+/// The fields that a read mask names.
+fn read_mask(kind: &CertificateType, paths: &[String]) -> Result<Fields, Refused> {
+    if paths.is_empty() || paths.len() > MAX_READ_MASK || paths.iter().any(|path| path == "*") {
+        return Err(Reason::ReadMaskRequired.into());
+    }
+    let mut want = Fields::EMPTY;
+    for path in paths {
+        // The path is the caller's text, so it is not repeated: its place in the mask tells as much.
+        want |= kind.expand(path).ok_or_else(|| {
+            let position = paths.iter().position(|other| other == path).unwrap_or_default();
+            Refused::new(Reason::FieldUnknown).with("path", format!("read_mask.paths[{position}]"))
+        })?;
+    }
+    Ok(want)
+}
+
+/// The one subject in a role.
+fn subject_in_role<'a>(subjects: &'a [CaseSubject], role: &str) -> Result<&'a CaseSubject, Refused> {
+    let mut found = subjects.iter().filter(|subject| subject.role == role);
+    match (found.next(), found.next()) {
+        (Some(subject), None) => Ok(subject),
+        (None, _) => Err(Refused::new(Reason::SubjectNotGiven).with("role", "subject_role")),
+        (Some(_), Some(_)) => Err(Refused::new(Reason::SubjectInvalid).with("what", "a role given twice")),
+    }
+}
+
+/// The token may name certificate types and subjects; then it covers no others.
+fn in_token(purpose: &Purpose, matter: &Matter, subject: &Subject) -> Result<(), Refused> {
+    let mismatch = |field| Err(Refused::new(Reason::PurposeMismatch).with("field", field));
+    if purpose.matter() != matter.code {
+        return mismatch("matter");
+    }
+    if purpose.certificate_types().is_some_and(|types| !types.contains(&subject.certificate_type().code)) {
+        return mismatch("certificate_type");
+    }
+    if !purpose.covers_subject(subject.holder()) {
+        return mismatch("subjects");
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! `oncegate audit`: reads the access log with an auditor's key, offline, from a copy or beside a running gateway.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::answer::reason;
+use super::table::{Cell, Look, Table, Tone};
+use super::{Exit, Failure};
+use crate::audit::keys::PrivateKey;
+use crate::audit::reader::{Content, LogReader, LoggedEntry, Search};
+use crate::audit::{AccessEntry, Entry, Outcome};
+use crate::clock::Timestamp;
+use crate::ids::{DepartmentCode, RequestId, SpiffeId};
+use crate::pb::gateway::{ErrorReason, WithheldReason};
+
+/// Reads the access log with an auditor's key.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Finds entries by subject, consumer, matter, certificate type, outcome or time.
+    Search(SearchArgs),
+}
+
+#[derive(Debug, Args)]
+struct SearchArgs {
+    /// Directory of the log, or of a copy.
+    #[arg(long, value_name = "DIR")]
+    log: PathBuf,
+    /// The auditor's private key.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// A subject's number, name or other key, exactly.
+    #[arg(long, value_name = "VALUE")]
+    subject: Option<String>,
+    /// Code of the department that asked.
+    #[arg(long, value_name = "CODE", value_parser = |text: &str| text.parse::<DepartmentCode>())]
+    consumer: Option<DepartmentCode>,
+    /// Code of the matter.
+    #[arg(long, value_name = "CODE")]
+    matter: Option<String>,
+    /// Code of the certificate type.
+    #[arg(long = "type", value_name = "CODE")]
+    certificate_type: Option<String>,
+    /// How it ended, for example `DENIED`.
+    #[arg(long, value_parser = outcome)]
+    outcome: Option<Outcome>,
+    /// The first moment, RFC 3339, for example 2026-01-31T08:00:00+08:00.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Timestamp>,
+    /// The first moment that no longer counts.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Timestamp>,
+    /// The gateway's request id.
+    #[arg(long, value_name = "UUID", value_parser = |text: &str| text.parse::<RequestId>())]
+    request_id: Option<RequestId>,
+    /// SPIFFE ID of the calling system.
+    #[arg(long, value_name = "ID", value_parser = |text: &str| text.parse::<SpiffeId>())]
+    caller: Option<SpiffeId>,
+    /// Prints one JSON object per line.
+    #[arg(long)]
+    json: bool,
+}
+
+fn outcome(text: &str) -> Result<Outcome, String> {
+    let known = || Outcome::ALL.map(Outcome::name).join(", ");
+    Outcome::from_name(&text.to_ascii_uppercase()).ok_or_else(|| format!("one of {}", known()))
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "not an RFC 3339 time".to_owned())?;
+    let micros = u64::try_from(parsed.unix_timestamp_nanos() / 1000).map_err(|_| "before 1970".to_owned())?;
+    Ok(Timestamp::from_micros(micros))
+}
+
+/// Ends with [`Exit::Failed`] if an entry on the way can't be read: what was looked for might be in it.
+pub(super) fn run(args: AuditArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let What::Search(args) = args.what;
+    let reader = open(&args.log, &args.key)?;
+    let search = Search {
+        subject: args.subject,
+        consumer: args.consumer,
+        matter: args.matter,
+        certificate_type: args.certificate_type,
+        outcome: args.outcome,
+        since: args.since,
+        until: args.until,
+        request_id: args.request_id,
+        caller: args.caller,
+    };
+    let (mut found, mut broken) = (Vec::new(), Vec::new());
+    for entry in reader.search(search) {
+        match entry {
+            Ok(entry) if args.json => writeln!(out, "{}", json(&entry))?,
+            Ok(entry) => found.push(entry),
+            Err(error) => broken.push(error),
+        }
+    }
+    if !args.json {
+        write_entries(&found, out, Look::stdout())?;
+        writeln!(out, "{} entries", found.len())?;
+    }
+    for error in &broken {
+        writeln!(io::stderr(), "oncegate: {error}")?;
+    }
+    Ok(if broken.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+/// Opens a log with a private key file.
+pub(super) fn open(log: &Path, key: &Path) -> Result<LogReader, Failure> {
+    let key =
+        PrivateKey::load(key).map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", key.display())))?;
+    LogReader::open(log, key).map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", log.display())))
+}
+
+/// A table of entries; the JSON form says more.
+pub(super) fn write_entries(entries: &[LoggedEntry], out: &mut dyn Write, look: Look) -> io::Result<()> {
+    let mut table =
+        Table::new(&["entry", "time", "outcome", "consumer", "matter", "certificate type", "role", "fields"])
+            .limit(5, 28)
+            .limit(7, 40);
+    for entry in entries {
+        let (index, time) = (entry.index.to_string(), entry.time.to_rfc3339());
+        match &entry.content {
+            Content::Entry(Entry::Access(access)) => {
+                let consumer = access.consumer.as_ref().map(ToString::to_string).unwrap_or_default();
+                let role = access.subject.as_ref().map(|subject| subject.role.clone()).unwrap_or_default();
+                table.row([
+                    index.into(),
+                    time.into(),
+                    outcome_cell(access.outcome),
+                    consumer.into(),
+                    access.matter.clone().into(),
+                    access.certificate_type.clone().into(),
+                    role.into(),
+                    fields(access).into(),
+                ]);
+            }
+            other => {
+                let (kind, what) = describe(other);
+                let empty = || Cell::from("");
+                let kind = Cell::toned(kind, Tone::Quiet);
+                table.row([index.into(), time.into(), kind, empty(), empty(), empty(), empty(), what.into()]);
+            }
+        }
+    }
+    table.write(out, look)
+}
+
+fn outcome_cell(outcome: Outcome) -> Cell {
+    let tone = match outcome {
+        Outcome::Released | Outcome::Verified => Tone::Good,
+        Outcome::Partial => Tone::Caution,
+        _ => Tone::Bad,
+    };
+    Cell::toned(outcome.name(), tone)
+}
+
+/// What became of the fields, or why nothing was released.
+fn fields(access: &AccessEntry) -> String {
+    let name = ErrorReason::try_from(access.error_reason).map_or("", |reason| reason.as_str_name());
+    if let Some(name) = name.strip_prefix("ERROR_REASON_").filter(|_| access.error_reason != 0) {
+        return match access.count {
+            0 | 1 => name.to_owned(),
+            count => format!("{name} ×{count}"),
+        };
+    }
+    let released: usize = access.records.iter().map(|record| record.released.len()).sum();
+    let masked: usize = access.records.iter().map(|record| record.masked.len()).sum();
+    let cached = if access.cached { ", cached" } else { "" };
+    format!("{released} released, {masked} masked, {} withheld{cached}", access.withheld.len())
+}
+
+fn describe(content: &Content) -> (&'static str, String) {
+    match content {
+        Content::Epoch { readable } => {
+            ("EPOCH", if *readable { "new data key" } else { "new data key, not for this reader" }.to_owned())
+        }
+        Content::Entry(Entry::Start(start)) => ("START", format!("version {}, {}", start.version, start.gateway)),
+        Content::Entry(Entry::Stop(stop)) => ("STOP", stop.reason.clone()),
+        Content::Entry(Entry::PolicyChange(change)) => ("POLICY_CHANGE", change.operator.clone()),
+        Content::Entry(Entry::Admin(admin)) => ("ADMIN", format!("{} by {}", admin.method, admin.operator)),
+        Content::Entry(Entry::Access(_)) => ("ACCESS", String::new()),
+    }
+}
+
+fn json(entry: &LoggedEntry) -> Value {
+    let mut value = json!({
+        "index": entry.index,
+        "time": entry.time.to_rfc3339(),
+        "epoch": entry.epoch,
+        "leaf_hash": hex::encode(entry.leaf_hash),
+    });
+    let (kind, body) = match &entry.content {
+        Content::Entry(Entry::Access(access)) => ("ACCESS", access_json(access)),
+        other => {
+            let (kind, what) = describe(other);
+            (kind, json!({ "what": what }))
+        }
+    };
+    if let (Some(value), Some(body)) = (value.as_object_mut(), body.as_object()) {
+        value.insert("kind".to_owned(), kind.into());
+        value.extend(body.clone());
+    }
+    value
+}
+
+fn access_json(access: &AccessEntry) -> Value {
+    let records: Vec<_> = (access.records.iter())
+        .map(|record| {
+            let masked: Vec<_> =
+                record.masked.iter().map(|field| json!({ "field": field.field, "mask": field.mask })).collect();
+            json!({ "released": record.released, "masked": masked, "unknown_dropped": record.unknown_dropped })
+        })
+        .collect();
+    let withheld: Vec<_> = (access.withheld.iter())
+        .map(|field| {
+            let name = WithheldReason::try_from(field.reason).map_or("UNKNOWN", reason);
+            json!({ "field": field.field, "reason": name })
+        })
+        .collect();
+    let subject = access.subject.as_ref().map(|subject| {
+        let keys: serde_json::Map<_, _> =
+            subject.keys.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect();
+        json!({ "role": subject.role, "keys": keys })
+    });
+    let error = (access.error_reason != 0).then(|| {
+        let name = ErrorReason::try_from(access.error_reason).map_or("UNKNOWN", |reason| reason.as_str_name());
+        name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+    });
+    json!({
+        "request_id": access.request_id.to_string(),
+        "caller_request_id": access.caller_request_id,
+        "caller": access.caller.to_string(),
+        "peer": access.peer.map(|peer| peer.to_string()),
+        "method": access.method,
+        "trace_id": access.trace_id.map(hex::encode),
+        "consumer": access.consumer.as_ref().map(ToString::to_string),
+        "officer": access.officer,
+        "token_issuer": access.token_issuer,
+        "token_id": access.token_id,
+        "matter": access.matter,
+        "case_id": access.case_id.as_ref().map(ToString::to_string),
+        "legal_basis": access.legal_basis.map(|basis| format!("{basis:?}")),
+        "basis_reference": access.basis_reference,
+        "purpose": access.purpose,
+        "certificate_type": access.certificate_type,
+        "subject": subject,
+        "requested": access.requested,
+        "records": records,
+        "withheld": withheld,
+        "grants": access.grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "policy": access.policy.map(hex::encode),
+        "outcome": access.outcome.name(),
+        "error": error,
+        "detail": access.detail,
+        "cached": access.cached,
+        "fetched_by": access.fetched_by.map(|id| id.to_string()),
+        "fetched_at": access.fetched_at.map(Timestamp::to_rfc3339),
+        "provider_us": access.provider_us,
+        "total_us": access.total_us,
+        "answer_digest": access.answer_digest.map(hex::encode),
+        "count": access.count.max(1),
+    })
+}

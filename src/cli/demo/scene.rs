@@ -1,0 +1,226 @@
+//! Sets the scene: PKI, department sources, gateway, platform; and strikes it in order.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prost_reflect::DescriptorPool;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::population::Population;
+use super::source::{self, RecordSource};
+use super::{SEED, play};
+use crate::app::{App, Ended, StartError};
+use crate::catalog::Catalog;
+use crate::cli::client::{Client, Profile};
+use crate::cli::pki::{self, PkiError, PkiSettings};
+use crate::cli::table::{Look, Progress, Tone};
+use crate::cli::{Exit, Failure, audit_keys};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::connectors::SourceConfig;
+use crate::telemetry;
+
+/// Everything that runs, and what is needed to talk to it.
+pub(super) struct Scene {
+    /// The synthetic county.
+    pub(super) population: Population,
+    /// Names of departments and matters.
+    pub(super) catalog: Arc<Catalog>,
+    /// Descriptors of the records.
+    pub(super) pool: DescriptorPool,
+    /// The platform.
+    pub(super) platform: Client,
+    /// A system of Public Security with a certificate of its own.
+    pub(super) household: Client,
+    /// Where the run's files are.
+    pub(super) dir: PathBuf,
+    /// Where the access log is.
+    pub(super) log: PathBuf,
+    /// The auditor's private key.
+    pub(super) auditor_key: PathBuf,
+    address: String,
+    observe: String,
+    sources: Vec<(String, String)>,
+    config: PathBuf,
+    stop: CancellationToken,
+    gateway: JoinHandle<Result<Ended, StartError>>,
+}
+
+impl Scene {
+    /// Starts everything.
+    pub(super) async fn set(
+        config_file: &Path,
+        pki_dir: &Path,
+        dir: &Path,
+        clock: Clock,
+        progress: &mut Progress,
+        out: &mut dyn Write,
+    ) -> Result<Self, Failure> {
+        progress.show(out, "certificates, keys …")?;
+        make_pki(pki_dir, &clock)?;
+        let mut config = Config::load(config_file)?;
+        "warn".clone_into(&mut config.telemetry.filter);
+        telemetry::init(&config.telemetry).map_err(|error| Failure::new(Exit::Config, error))?;
+        clear(dir).await?;
+
+        progress.show(out, "a county of people who do not exist …")?;
+        let population = Population::generate(SEED, clock.now().date_in_china());
+        let pool = DescriptorPool::decode(crate::pb::DESCRIPTOR_SET)?;
+
+        let stop = CancellationToken::new();
+        let mut sources = Vec::new();
+        for source in &mut config.sources {
+            progress.show(out, &format!("source {} of {} …", source.name, source.department))?;
+            source.address = start_source(source, pki_dir, &pool, &population, &clock, &stop).await?;
+            let types = source.certificate_types.join(", ");
+            sources.push((format!("{} {}", source.department, source.address), types));
+        }
+
+        progress.show(out, "the gateway …")?;
+        config.server.listen.set_port(0);
+        config.server.observe.set_port(0);
+        config.audit.dir = dir.join("log");
+        if let Some(admin) = &mut config.admin {
+            admin.socket = dir.join("admin.sock");
+        }
+        let (log, trust_domain) = (config.audit.dir.clone(), config.trust_domain.clone());
+        let app = App::build(config, clock.clone()).await?;
+        let (address, observe) = (format!("https://{}", app.address()?), format!("http://{}", app.observe_address()?));
+        let catalog = app.gateway().catalog.clone();
+        let gateway = tokio::spawn(app.run(stop.clone()));
+
+        progress.show(out, "the platform …")?;
+        let auditor_key = pki_dir.join("audit/auditor.key");
+        // The profiles lie elsewhere, so their paths must not depend on where one stands.
+        let pki_dir = pki_dir.canonicalize()?;
+        let profile = |department: &str, system: &str, issuer: &str, key: &str| Profile {
+            address: address.clone(),
+            server_id: format!("spiffe://{trust_domain}/ZS/oncegate"),
+            ca: pki_dir.join("ca/gateway.pem"),
+            certificate: pki_dir.join(format!("systems/{department}/{system}.pem")),
+            key: pki_dir.join(format!("systems/{department}/{system}.key")),
+            caller: format!("spiffe://{trust_domain}/{department}/{system}"),
+            issuer: issuer.to_owned(),
+            token_key: pki_dir.join(format!("tokens/{key}.key")),
+            officer: "window-3".to_owned(),
+        };
+        let platform_issuer = format!("https://token.platform.{trust_domain}");
+        let platform = profile("ZS", "platform", &platform_issuer, "platform");
+        let household = profile("GA", "household", &format!("https://token.ga.{trust_domain}"), "GA");
+        for (name, profile) in [("platform", &platform), ("household", &household)] {
+            std::fs::write(dir.join(format!("{name}.toml")), toml::to_string(profile)?)?;
+        }
+        for matter in play::MATTERS {
+            let case = play::case(&population, &catalog, matter)?;
+            std::fs::write(dir.join(format!("{matter}.toml")), toml::to_string(&case)?)?;
+        }
+        Ok(Self {
+            population,
+            catalog,
+            pool,
+            platform: platform.client(clock.clone())?,
+            household: household.client(clock)?,
+            dir: dir.to_owned(),
+            log,
+            auditor_key,
+            address,
+            observe,
+            sources,
+            config: config_file.to_owned(),
+            stop,
+            gateway,
+        })
+    }
+
+    /// What runs where.
+    pub(super) fn describe(&self, out: &mut dyn Write, look: Look) -> io::Result<()> {
+        let families = self.population.families.len();
+        let businesses = self.population.businesses.len();
+        writeln!(out, "{}", look.paint(Tone::Heading, "oncegate 免证网关: a county that does not exist, at work"))?;
+        writeln!(out, "  gateway    {} (deployment {})", self.address, self.config.display())?;
+        writeln!(out, "  observe    {}/metrics, /livez, /readyz", self.observe)?;
+        for (source, types) in &self.sources {
+            writeln!(out, "  source     {source}: {types}")?;
+        }
+        writeln!(out, "  log        {}", self.log.display())?;
+        writeln!(out, "  people     {families} families, {businesses} businesses, none of them real")
+    }
+
+    /// Commands to try next; those that need a gateway only if it stays.
+    pub(super) fn suggest(&self, kept: bool, out: &mut dyn Write, look: Look) -> io::Result<()> {
+        let run = "cargo run --release --";
+        let (dir, log, key) = (self.dir.display(), self.log.display(), self.auditor_key.display());
+        writeln!(out, "{}", look.paint(Tone::Heading, "Try next"))?;
+        if kept {
+            let call = format!("{run} call --profile {dir}/platform.toml");
+            let case = format!("--case {dir}/newborn_birth.toml");
+            writeln!(out, "  {call} catalog types")?;
+            writeln!(out, "  {call} collect --consumer GA {case}")?;
+            let lookup = "--type birth_medical_certificate --role child --fields infant_name,mother_name";
+            writeln!(out, "  {call} lookup --consumer JK {case} {lookup}")?;
+            writeln!(out, "  {run} status --socket {dir}/admin.sock")?;
+            writeln!(out, "  curl {}/metrics", self.observe)?;
+        } else {
+            writeln!(out, "  {run} demo --keep")?;
+        }
+        writeln!(out, "  {run} audit search --log {log} --key {key} --outcome DENIED")?;
+        if kept {
+            writeln!(out, "{}", look.paint(Tone::Heading, "Everything stays until Ctrl-C."))?;
+        }
+        Ok(())
+    }
+
+    /// Stops the gateway, which finishes what is under way and closes its log, and the sources.
+    pub(super) async fn strike(self) -> Result<(), Failure> {
+        drop((self.platform, self.household));
+        self.stop.cancel();
+        self.gateway.await??;
+        Ok(())
+    }
+}
+
+/// A complete PKI is used as it is; another is made.
+fn make_pki(dir: &Path, clock: &Clock) -> Result<(), Failure> {
+    match pki::generate(dir, &PkiSettings::built_in()?, false, clock, &audit_keys) {
+        Ok(_) | Err(PkiError::Exists(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Throws an earlier run's files away, unless that run is still going on.
+async fn clear(dir: &Path) -> Result<(), Failure> {
+    if tokio::net::UnixStream::connect(dir.join("admin.sock")).await.is_ok() {
+        let what = format!("a demo is running in {}; stop it or use --dir", dir.display());
+        return Err(Failure::new(Exit::Failed, what));
+    }
+    let log = dir.join("log");
+    if log.exists() {
+        std::fs::remove_dir_all(&log)?;
+    }
+    Ok(std::fs::create_dir_all(dir)?)
+}
+
+/// One department's source on a free port, under its department's certificate. Tells its address.
+async fn start_source(
+    config: &SourceConfig,
+    pki: &Path,
+    pool: &DescriptorPool,
+    population: &Population,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Result<String, Failure> {
+    let base = pki.join(format!("sources/{}/{}", config.department, config.name));
+    let (certificate, key) = (std::fs::read(base.with_extension("pem"))?, std::fs::read(base.with_extension("key"))?);
+    // The gateway's own department issues its identity.
+    let client_ca = std::fs::read(pki.join("ca/ZS.pem"))?;
+    let tls = source::tls(&certificate, &key, &client_ca)?;
+    let types: Vec<_> = config.certificate_types.iter().map(String::as_str).collect();
+    let source = RecordSource::new(pool, population, &types, clock.clone())?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = format!("https://{}", listener.local_addr()?);
+    tokio::spawn(source::serve(listener, tls, source, stop.clone()));
+    Ok(address)
+}

@@ -1,0 +1,127 @@
+//! Certificate authorities and what they issue.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use super::output::Output;
+use super::settings::PkiSettings;
+use super::{PkiError, days};
+use crate::clock::Timestamp;
+
+/// When the certificates of one run are valid.
+pub(super) struct Validity {
+    from: Timestamp,
+    ca_until: Timestamp,
+    leaf_until: Timestamp,
+}
+
+impl Validity {
+    pub(super) fn new(settings: &PkiSettings, now: Timestamp) -> Self {
+        Self {
+            from: Timestamp::from_secs(now.as_secs().saturating_sub(u64::from(settings.backdate_minutes) * 60)),
+            ca_until: now.plus(days(settings.ca_days)),
+            leaf_until: now.plus(days(settings.leaf_days)),
+        }
+    }
+
+    pub(super) fn leaf_until(&self) -> Timestamp {
+        self.leaf_until
+    }
+}
+
+/// What a certificate is for.
+#[derive(Clone, Copy)]
+pub(super) enum Use {
+    /// Answering on this machine.
+    Server,
+    /// Calling.
+    Client,
+}
+
+/// A CA with its key.
+pub(super) struct Authority {
+    certificate: String,
+    trust_domain: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new self-signed CA that issues leaves only.
+    pub(super) fn new(name: &str, trust_domain: &str, validity: &Validity) -> Result<Self, PkiError> {
+        let mut params = params(&format!("{name} development CA"), trust_domain, validity.from, validity.ca_until);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = new_key()?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self { certificate, trust_domain: trust_domain.into(), issuer: Issuer::new(params, key) })
+    }
+
+    pub(super) fn write(&self, output: &Output, name: &str) -> Result<(), PkiError> {
+        let key = Zeroizing::new(self.issuer.key().serialize_pem());
+        output.public(&format!("{name}.pem"), self.certificate.as_bytes())?;
+        output.private(&format!("{name}.key"), key.as_bytes())
+    }
+
+    /// A certificate whose one URI name is `spiffe_id`.
+    pub(super) fn issue(&self, spiffe_id: &str, usage: Use, validity: &Validity) -> Result<Identity, PkiError> {
+        let name = spiffe_id.rsplit('/').next().unwrap_or(spiffe_id);
+        let mut params = params(name, &self.trust_domain, validity.from, validity.leaf_until);
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into()?)];
+        match usage {
+            Use::Client => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Use::Server => {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                params.subject_alt_names.extend([
+                    SanType::DnsName("localhost".try_into()?),
+                    SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                    SanType::IpAddress(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+                ]);
+            }
+        }
+        let key = new_key()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Identity { certificate, key: Zeroizing::new(key.serialize_pem()) })
+    }
+}
+
+/// A certificate and its key, as PEM.
+pub(super) struct Identity {
+    certificate: String,
+    key: Zeroizing<String>,
+}
+
+impl Identity {
+    pub(super) fn write(&self, output: &Output, name: &str) -> Result<(), PkiError> {
+        output.public(&format!("{name}.pem"), self.certificate.as_bytes())?;
+        output.private(&format!("{name}.key"), self.key.as_bytes())
+    }
+}
+
+/// A new P-256 key.
+pub(super) fn new_key() -> Result<KeyPair, PkiError> {
+    Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)
+}
+
+fn params(name: &str, organization: &str, from: Timestamp, until: Timestamp) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = to_date(from);
+    params.not_after = to_date(until);
+    params
+}
+
+fn to_date(at: Timestamp) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH
+        .saturating_add(Duration::from_secs(at.as_secs()).try_into().unwrap_or(time::Duration::MAX))
+}

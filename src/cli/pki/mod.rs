@@ -1,0 +1,191 @@
+//! `oncegate pki`: certificates and keys for development and demonstration. `certs-dev/README.md` says what is written
+//! where.
+
+mod authority;
+mod output;
+mod settings;
+mod tokens;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use authority::{Authority, Use, Validity};
+use clap::{Args, Subcommand};
+use output::Output;
+use zeroize::Zeroizing;
+
+pub use settings::{DepartmentSettings, GatewaySettings, PkiSettings, PlatformSettings};
+
+use crate::clock::{Clock, Timestamp};
+
+/// Arguments of `oncegate pki`.
+#[derive(Debug, Args)]
+pub struct PkiArgs {
+    #[command(subcommand)]
+    command: PkiCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PkiCommand {
+    /// Make development certificates and keys for every department (never for production)
+    Init(InitArgs),
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    /// Directory to write to
+    #[arg(long, value_name = "DIR", default_value = "certs-dev/out")]
+    out: PathBuf,
+    /// Settings to use instead of the built-in ones (certs-dev/pki.toml)
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Throw away what an earlier run wrote there, and make it anew
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs `oncegate pki`. `write_audit_keys` writes the auditor's and the escrow's keys to the directory it is given.
+pub fn run(
+    args: &PkiArgs,
+    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+    out: &mut dyn Write,
+) -> Result<(), PkiError> {
+    let PkiCommand::Init(init) = &args.command;
+    let settings = match &init.settings {
+        Some(file) => PkiSettings::load(file)?,
+        None => PkiSettings::built_in()?,
+    };
+    let summary = generate(&init.out, &settings, init.force, &Clock::system(), write_audit_keys)?;
+    writeln!(out, "{summary}").map_err(|source| PkiError::Io { path: "standard output".into(), source })
+}
+
+/// Makes every certificate and key of `settings` in `out`.
+///
+/// A complete directory is refused unless `force`; an incomplete one is made anew; one that something else wrote is
+/// never touched. The directory counts as complete only when everything is written.
+pub fn generate(
+    out: &Path,
+    settings: &PkiSettings,
+    force: bool,
+    clock: &Clock,
+    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<PkiSummary, PkiError> {
+    settings.check()?;
+    let output = Output::begin(out, force)?;
+    let validity = Validity::new(settings, clock.now());
+    let mut summary =
+        PkiSummary { out: out.into(), cas: 0, certificates: 0, token_keys: 0, not_after: validity.leaf_until() };
+
+    let gateway = &settings.gateway;
+    let gateway_id = settings.spiffe_id(&gateway.department, &gateway.system);
+    let server_ca = Authority::new("gateway", &settings.trust_domain, &validity)?;
+    server_ca.write(&output, "ca/gateway")?;
+    server_ca.issue(&gateway_id, Use::Server, &validity)?.write(&output, "gateway/server")?;
+    summary.cas += 1;
+    summary.certificates += 1;
+
+    for department in &settings.departments {
+        let code = &department.code;
+        let ca = Authority::new(code, &settings.trust_domain, &validity)?;
+        ca.write(&output, &format!("ca/{code}"))?;
+        summary.cas += 1;
+        let systems = department.systems.iter().map(|name| ("systems", name, Use::Client));
+        let sources = department.sources.iter().map(|name| ("sources", name, Use::Server));
+        for (folder, name, usage) in systems.chain(sources) {
+            let identity = ca.issue(&settings.spiffe_id(code, name), usage, &validity)?;
+            identity.write(&output, &format!("{folder}/{code}/{name}"))?;
+            summary.certificates += 1;
+        }
+        if *code == gateway.department {
+            ca.issue(&gateway_id, Use::Client, &validity)?.write(&output, "gateway/client")?;
+            summary.certificates += 1;
+        }
+        tokens::write_key(&output, &format!("tokens/{code}"))?;
+        summary.token_keys += 1;
+    }
+    tokens::write_key(&output, &format!("tokens/{}", settings.platform.issuer))?;
+    summary.token_keys += 1;
+
+    let mut subjects_key = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(&mut *subjects_key).map_err(|_| PkiError::Random)?;
+    let subjects_key = Zeroizing::new(format!("{}\n", hex::encode(*subjects_key)));
+    output.private("subjects.key", subjects_key.as_bytes())?;
+
+    let audit = output.directory("audit")?;
+    write_audit_keys(&audit).map_err(|source| PkiError::Io { path: audit, source })?;
+    output.complete()?;
+    Ok(summary)
+}
+
+/// What a run made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PkiSummary {
+    /// The directory.
+    pub out: PathBuf,
+    /// CAs, the gateway's included.
+    pub cas: usize,
+    /// Certificates of servers and clients.
+    pub certificates: usize,
+    /// Keys that sign tokens.
+    pub token_keys: usize,
+    /// When the first of all these expires.
+    pub not_after: Timestamp,
+}
+
+impl fmt::Display for PkiSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} CAs, {} certificates, {} token keys; valid until {}\nFor development only: this machine holds \
+             every private key.",
+            self.out.display(),
+            self.cas,
+            self.certificates,
+            self.token_keys,
+            self.not_after.date_in_china()
+        )
+    }
+}
+
+/// Why nothing, or not everything, was made.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// The settings are wrong.
+    #[error("{}: {message}", file.display())]
+    Settings {
+        /// Where they stand.
+        file: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The directory is complete and `force` was not given.
+    #[error("{} has certificates and keys already; --force makes new ones", .0.display())]
+    Exists(PathBuf),
+    /// The directory holds something this command did not write.
+    #[error("{} is not empty and was not written by this command; choose another directory", .0.display())]
+    NotOurs(PathBuf),
+    /// A file can't be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A key or certificate can't be made.
+    #[error("can't make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// The system gives no randomness.
+    #[error("the system gives no randomness")]
+    Random,
+}
+
+/// Days as a duration.
+const fn days(count: u32) -> Duration {
+    Duration::from_secs(count as u64 * 24 * 3600)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! The access record while a request is under way: each step notes what it found, so whatever way the request ends, the
+//! entry tells how far it came.
+
+use super::{Call, Refused, Release};
+use crate::audit::{
+    AccessEntry, Entry, EntrySubject, LegalBasis, MaskedField, Mode, Outcome, RecordDecision, WithheldField,
+};
+use crate::catalog::{CertificateType, Fields, Subject};
+use crate::connectors::Fetched;
+use crate::identity::{Basis, Purpose};
+use crate::ids::{RequestId, SpiffeId};
+use crate::policy::{Permit, WithheldReason};
+
+/// An entry being filled. Its outcome stands only once the request has ended.
+pub(super) struct Draft(AccessEntry);
+
+impl Draft {
+    pub(super) fn new(call: &Call) -> Self {
+        Self(AccessEntry {
+            caller_request_id: call.caller_request_id.clone().unwrap_or_default(),
+            peer: Some(call.peer),
+            method: call.method.to_owned(),
+            trace_id: call.trace_id,
+            ..AccessEntry::new(call.id, call.caller.id().clone(), Outcome::Rejected)
+        })
+    }
+
+    /// The entry for `count` refusals of one caller that were only counted.
+    pub(super) fn counted(caller: SpiffeId, count: u32) -> Entry {
+        Entry::Access(Box::new(AccessEntry {
+            detail: "counted".to_owned(),
+            count,
+            ..AccessEntry::new(RequestId::generate(), caller, Outcome::Limited)
+        }))
+    }
+
+    pub(super) fn purpose(&mut self, purpose: &Purpose) {
+        let entry = &mut self.0;
+        entry.consumer = Some(purpose.consumer().clone());
+        purpose.officer().clone_into(&mut entry.officer);
+        purpose.issuer().clone_into(&mut entry.token_issuer);
+        purpose.token_id().clone_into(&mut entry.token_id);
+        purpose.matter().clone_into(&mut entry.matter);
+        entry.case_id = Some(purpose.case_id().clone());
+        entry.legal_basis = Some(match purpose.basis() {
+            Basis::StatutoryDuty => LegalBasis::StatutoryDuty,
+            Basis::Consent => LegalBasis::Consent,
+        });
+        purpose.basis_reference().clone_into(&mut entry.basis_reference);
+        purpose.text().clone_into(&mut entry.purpose);
+    }
+
+    /// True once a verified token told who asks and for what.
+    pub(super) fn has_purpose(&self) -> bool {
+        self.0.consumer.is_some()
+    }
+
+    pub(super) fn certificate_type(&mut self, kind: &CertificateType) {
+        self.0.certificate_type.clone_from(&kind.code);
+        self.0.mode = Some(Mode::Query);
+    }
+
+    pub(super) fn subject(&mut self, subject: &Subject, want: Fields) {
+        let kind = subject.certificate_type();
+        self.0.subject = Some(EntrySubject {
+            role: subject.role().to_owned(),
+            keys: subject.keys().iter().map(|key| (key.name.clone(), key.value.clone())).collect(),
+        });
+        self.0.requested = paths(kind, want);
+    }
+
+    pub(super) fn permit(&mut self, permit: &Permit) {
+        let kind = permit.certificate_type();
+        self.0.policy = Some(*permit.policy_hash().as_bytes());
+        self.0.grants = permit.grants().to_vec();
+        self.0.withheld = permit.withheld().iter().map(|&(leaf, reason)| withheld(kind, leaf, reason)).collect();
+    }
+
+    pub(super) fn fetched(&mut self, fetched: &Fetched) {
+        self.0.cached = fetched.cached;
+        self.0.fetched_by = Some(fetched.answer.fetched_by);
+        self.0.fetched_at = Some(fetched.answer.fetched_at);
+        self.0.provider_us = micros(fetched.took);
+    }
+
+    pub(super) fn detail(&mut self, detail: &str) {
+        detail.clone_into(&mut self.0.detail);
+    }
+
+    pub(super) fn released(&mut self, release: &Release) {
+        let kind = &release.certificate_type;
+        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for record in &release.records {
+            digest.update(&(record.bytes.len() as u64).to_be_bytes());
+            digest.update(&record.bytes);
+        }
+        let entry = &mut self.0;
+        entry.answer_digest = digest.finish().as_ref().try_into().ok();
+        entry.records = (release.records.iter())
+            .map(|record| RecordDecision {
+                released: paths(kind, record.clear),
+                masked: (record.masked.iter())
+                    .map(|(leaf, mask)| MaskedField { field: numbers(kind, *leaf), mask: mask.name().to_owned() })
+                    .collect(),
+                withheld: Vec::new(),
+                unknown_dropped: record.unknown_dropped,
+            })
+            .collect();
+        entry.outcome = if release.permit.withheld().is_empty() { Outcome::Released } else { Outcome::Partial };
+    }
+
+    pub(super) fn refused(&mut self, refused: &Refused) {
+        let entry = &mut self.0;
+        entry.outcome = refused.reason.outcome();
+        entry.error_reason = refused.reason.number();
+        if entry.detail.is_empty() {
+            entry.detail =
+                refused.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
+        }
+    }
+
+    pub(super) fn finish(mut self, call: &Call) -> Entry {
+        self.0.total_us = micros(call.started.elapsed());
+        Entry::Access(Box::new(self.0))
+    }
+}
+
+fn micros(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
+
+fn paths(kind: &CertificateType, fields: Fields) -> Vec<Vec<u32>> {
+    fields.iter().map(|leaf| numbers(kind, leaf)).collect()
+}
+
+fn numbers(kind: &CertificateType, leaf: usize) -> Vec<u32> {
+    kind.leaves.get(leaf).map(|leaf| leaf.numbers.clone()).unwrap_or_default()
+}
+
+fn withheld(kind: &CertificateType, leaf: usize, reason: WithheldReason) -> WithheldField {
+    WithheldField { field: numbers(kind, leaf), reason: reason.number(), detail: String::new() }
+}
