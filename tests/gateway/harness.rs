@@ -1,0 +1,466 @@
+//! A gateway of the reference deployment on free ports, sources that do as they are told, a client, and the auditor.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use oncegate::app::{App, Ended, StartError};
+use oncegate::audit::AccessEntry;
+use oncegate::audit::keys::PrivateKey;
+use oncegate::audit::reader::LogReader;
+use oncegate::cli::client::Profile;
+use oncegate::cli::demo::{numbers, source};
+use oncegate::cli::pki::{self, PkiSettings};
+use oncegate::clock::Clock;
+use oncegate::config::Config;
+use oncegate::identity::Basis;
+use oncegate::identity::mint::{MintRequest, SigningKey};
+use oncegate::pb::department::record_source_service_server::{RecordSourceService, RecordSourceServiceServer};
+use oncegate::pb::department::{FetchRecordsRequest, FetchRecordsResponse, SourceRecord};
+use oncegate::pb::gateway as pb;
+use oncegate::pb::gateway::lookup_service_client::LookupServiceClient;
+use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt as _;
+
+/// The matter's first citation.
+pub(crate) const CITATION: &str = "母婴保健法 第二十三条";
+/// The case of every request, unless a test says otherwise.
+pub(crate) const CASE: &str = "HS-TEST-000001";
+
+/// A development PKI, made once per test process.
+pub(crate) fn pki() -> &'static Path {
+    static PKI: OnceLock<TempDir> = OnceLock::new();
+    PKI.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let audit_keys = |dir: &Path| {
+            for name in ["auditor", "escrow"] {
+                let key = PrivateKey::generate().unwrap();
+                key.write(&dir.join(format!("{name}.key"))).unwrap();
+                key.public().write(&dir.join(format!("{name}.pub"))).unwrap();
+            }
+            Ok(())
+        };
+        let settings = PkiSettings::built_in().unwrap();
+        pki::generate(&dir.path().join("out"), &settings, false, &Clock::system(), &audit_keys).unwrap();
+        dir
+    })
+    .path()
+}
+
+pub(crate) fn out() -> PathBuf {
+    pki().join("out")
+}
+
+/// What a source does with a call.
+type Behaviour =
+    Arc<dyn Fn(FetchRecordsRequest) -> BoxFuture<'static, Result<FetchRecordsResponse, Status>> + Send + Sync>;
+
+/// A source that does as it is told.
+#[derive(Clone)]
+pub(crate) struct Script {
+    behaviour: Arc<Mutex<Behaviour>>,
+    calls: Arc<AtomicU32>,
+    given_up: Arc<AtomicU32>,
+    requests: Arc<Mutex<Vec<FetchRecordsRequest>>>,
+}
+
+impl Script {
+    pub(crate) fn new() -> Self {
+        let nothing: Behaviour = Arc::new(|_| Box::pin(async { Ok(FetchRecordsResponse::default()) }));
+        Self {
+            behaviour: Arc::new(Mutex::new(nothing)),
+            calls: Arc::default(),
+            given_up: Arc::default(),
+            requests: Arc::default(),
+        }
+    }
+
+    /// From now on, each call is answered so.
+    pub(crate) fn answers(&self, records: Vec<SourceRecord>) {
+        self.does(move |_| {
+            let records = records.clone();
+            async move { Ok(FetchRecordsResponse { records }) }
+        });
+    }
+
+    pub(crate) fn fails(&self, code: Code) {
+        self.does(move |_| async move { Err(Status::new(code, "the source's own words about 张三")) });
+    }
+
+    pub(crate) fn answers_after(&self, delay: Duration, records: Vec<SourceRecord>) {
+        self.does(move |_| {
+            let records = records.clone();
+            async move {
+                tokio::time::sleep(delay).await;
+                Ok(FetchRecordsResponse { records })
+            }
+        });
+    }
+
+    fn does<F>(&self, behaviour: impl Fn(FetchRecordsRequest) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<FetchRecordsResponse, Status>> + Send + 'static,
+    {
+        *self.behaviour.lock().unwrap() = Arc::new(move |request| Box::pin(behaviour(request)));
+    }
+
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Calls that the gateway cancelled.
+    pub(crate) fn given_up(&self) -> u32 {
+        self.given_up.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn last_request(&self) -> FetchRecordsRequest {
+        self.requests.lock().unwrap().last().cloned().unwrap()
+    }
+}
+
+struct CountIfDropped(Option<Arc<AtomicU32>>);
+
+impl Drop for CountIfDropped {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl RecordSourceService for Script {
+    async fn fetch_records(
+        &self,
+        request: Request<FetchRecordsRequest>,
+    ) -> Result<Response<FetchRecordsResponse>, Status> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.requests.lock().unwrap().push(request.get_ref().clone());
+        let mut given_up = CountIfDropped(Some(self.given_up.clone()));
+        let behaviour = self.behaviour.lock().unwrap().clone();
+        let answer = behaviour(request.into_inner()).await;
+        given_up.0 = None;
+        answer.map(Response::new)
+    }
+}
+
+async fn serve(script: Script, department: &str, name: &str, stop: CancellationToken) -> String {
+    let base = out().join(format!("sources/{department}/{name}"));
+    let read = |path: PathBuf| std::fs::read(path).unwrap();
+    let tls = source::tls(
+        &read(base.with_extension("pem")),
+        &read(base.with_extension("key")),
+        &read(out().join("ca/ZS.pem")),
+    )
+    .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", listener.local_addr().unwrap());
+    let routes = Routes::new(RecordSourceServiceServer::new(script)).prepare();
+    tokio::spawn(async move {
+        let accept = async {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, routes) = (TlsAcceptor::from(tls.clone()), routes.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .timer(TokioTimer::new())
+                        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
+                        .await;
+                });
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    address
+}
+
+/// The reference deployment's configuration on free ports, with these sources and two that nobody answers for.
+pub(crate) async fn deployment(birth: &Script, population: &Script, stop: &CancellationToken) -> String {
+    let here = std::env::current_dir().unwrap().join("deploy/heshan");
+    let here = here.to_str().unwrap();
+    let birth = serve(birth.clone(), "WJ", "birth", stop.clone()).await;
+    let population = serve(population.clone(), "GA", "population", stop.clone()).await;
+    std::fs::read_to_string(format!("{here}/gateway.toml"))
+        .unwrap()
+        .replace("../../certs-dev/out", out().to_str().unwrap())
+        .replace("\"departments.toml\"", &format!("\"{here}/departments.toml\""))
+        .replace("\"matters\"", &format!("\"{here}/matters\""))
+        .replace("\"grants\"", &format!("\"{here}/grants\""))
+        .replace("127.0.0.1:7443", "127.0.0.1:0")
+        .replace("127.0.0.1:7490", "127.0.0.1:0")
+        .replace("https://127.0.0.1:7451", &birth)
+        .replace("https://127.0.0.1:7452", &population)
+        .replace("https://127.0.0.1:7453", "https://127.0.0.1:9")
+        .replace("https://127.0.0.1:7454", "https://127.0.0.1:9")
+}
+
+/// A gateway that runs, with what is around it.
+pub(crate) struct Site {
+    pub(crate) dir: TempDir,
+    pub(crate) clock: Clock,
+    pub(crate) address: String,
+    pub(crate) observe: String,
+    pub(crate) birth: Script,
+    pub(crate) population: Script,
+    pub(crate) channel: Channel,
+    stop: CancellationToken,
+    gateway: JoinHandle<Result<Ended, StartError>>,
+    due: Mutex<Vec<(String, i32)>>,
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With the configuration as a test wants it.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (birth, population) = (Script::new(), Script::new());
+        let stop = CancellationToken::new();
+        let file = dir.path().join("gateway.toml");
+        std::fs::write(&file, deployment(&birth, &population, &stop).await).unwrap();
+        let mut config = Config::load(&file).unwrap();
+        config.admin = None;
+        change(&mut config);
+        let clock = Clock::manual(Clock::system().now());
+        let app = App::build(config, clock.clone()).await.unwrap();
+        let address = format!("https://{}", app.address().unwrap());
+        let observe = app.observe_address().unwrap().to_string();
+        let gateway = tokio::spawn(app.run(stop.clone()));
+        let channel = profile(&address, "ZS", "platform").client(Clock::system()).unwrap().channel;
+        Self { dir, clock, address, observe, birth, population, channel, stop, gateway, due: Mutex::default() }
+    }
+
+    /// A channel with another system's certificate.
+    pub(crate) fn channel_of(&self, department: &str, system: &str) -> Channel {
+        profile(&self.address, department, system).client(Clock::system()).unwrap().channel
+    }
+
+    /// A token of the platform's issuer for the newborn's case.
+    pub(crate) fn token(&self, consumer: &str) -> String {
+        self.token_with(consumer, |_| {})
+    }
+
+    /// The same with claims changed.
+    pub(crate) fn token_with(&self, consumer: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
+        self.sign(&key_of("platform"), consumer, change)
+    }
+
+    /// Signed by any key.
+    pub(crate) fn sign(&self, key: &SigningKey, consumer: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let mut claims = self.claims(consumer);
+        change(&mut claims);
+        key.sign(&claims).unwrap()
+    }
+
+    fn claims(&self, consumer: &str) -> serde_json::Value {
+        claims(&self.clock, consumer)
+    }
+    /// `Lookup` by the platform.
+    pub(crate) async fn lookup(
+        &self,
+        consumer: &str,
+        message: pb::LookupRequest,
+    ) -> Result<pb::LookupResponse, Status> {
+        self.send(self.channel.clone(), Some(&self.token(consumer)), message).await
+    }
+
+    /// `Lookup` by anybody, with any token or none.
+    pub(crate) async fn send(
+        &self,
+        channel: Channel,
+        token: Option<&str>,
+        message: pb::LookupRequest,
+    ) -> Result<pb::LookupResponse, Status> {
+        let mut request = Request::new(message);
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        LookupServiceClient::new(channel).lookup(request).await.map(Response::into_inner)
+    }
+
+    /// Asserts that a call was refused so, and that its entry says so too once the site is closed.
+    #[track_caller]
+    pub(crate) fn refused<T: std::fmt::Debug>(&self, result: Result<T, Status>, code: Code, reason: &str) -> Status {
+        let status = result.expect_err(reason);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
+        assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{status:?}");
+        assert_eq!(info.domain, "oncegate");
+        let id = status.metadata().get("oncegate-request-id").expect("a request id").to_str().unwrap().to_owned();
+        let receipt = status.metadata().get_bin("oncegate-receipt-bin").expect("a receipt");
+        let receipt: pb::Receipt = prost::Message::decode(receipt.to_bytes().unwrap()).unwrap();
+        assert_eq!(receipt.request_id, id);
+        let number = pb::ErrorReason::from_str_name(&format!("ERROR_REASON_{reason}")).expect("a reason of the API");
+        self.due.lock().unwrap().push((id, number.into()));
+        status
+    }
+
+    /// Stops the gateway, checks that it drained, that the log is whole and every refusal is on record, and returns the
+    /// access records by request id.
+    pub(crate) async fn close(self) -> BTreeMap<String, Vec<AccessEntry>> {
+        drop(self.channel);
+        self.stop.cancel();
+        assert_eq!(self.gateway.await.unwrap().unwrap(), Ended::Drained);
+        let key = PrivateKey::load(&out().join("audit/auditor.key")).unwrap();
+        let mut entries: BTreeMap<String, Vec<AccessEntry>> = BTreeMap::new();
+        for entry in LogReader::open(&self.dir.path().join("run/log"), key).unwrap() {
+            if let Some(access) = entry.unwrap().access() {
+                entries.entry(access.request_id.to_string()).or_default().push(access.clone());
+            }
+        }
+        for (id, reason) in self.due.lock().unwrap().iter() {
+            let found = entries.get(id).map(Vec::as_slice).unwrap_or_default();
+            assert_eq!(found.len(), 1, "one entry for {id}");
+            assert_eq!(found[0].error_reason, *reason, "{:?}", found[0]);
+        }
+        entries
+    }
+}
+
+/// The claims of a good token for the newborn's case.
+pub(crate) fn claims(clock: &Clock, consumer: &str) -> serde_json::Value {
+    MintRequest {
+        issuer: "https://token.platform.heshan.gov.example",
+        trust_domain: "heshan.gov.example",
+        caller: &"spiffe://heshan.gov.example/ZS/platform".parse().unwrap(),
+        leaf_sha256: &thumbprint("ZS", "platform"),
+        officer: "window-3",
+        token_id: &uuid::Uuid::now_v7().to_string(),
+        issued_at: clock.now(),
+        lifetime_s: 300,
+        consumer: &consumer.parse().unwrap(),
+        matter: "newborn_birth",
+        case_id: &CASE.parse().unwrap(),
+        basis: Basis::StatutoryDuty,
+        basis_reference: CITATION,
+        purpose: "出生登记",
+        certificate_types: &[],
+        subjects: None,
+    }
+    .claims()
+}
+
+pub(crate) fn profile(address: &str, department: &str, system: &str) -> Profile {
+    Profile {
+        address: address.to_owned(),
+        server_id: "spiffe://heshan.gov.example/ZS/oncegate".to_owned(),
+        ca: out().join("ca/gateway.pem"),
+        certificate: out().join(format!("systems/{department}/{system}.pem")),
+        key: out().join(format!("systems/{department}/{system}.key")),
+        caller: format!("spiffe://heshan.gov.example/{department}/{system}"),
+        issuer: String::new(),
+        token_key: out().join("tokens/platform.key"),
+        officer: "window-3".to_owned(),
+    }
+}
+
+/// SHA-256 of a system's certificate.
+pub(crate) fn thumbprint(department: &str, system: &str) -> [u8; 32] {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let pem = std::fs::read(out().join(format!("systems/{department}/{system}.pem"))).unwrap();
+    let leaf = CertificateDer::from_pem_slice(&pem).unwrap();
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &leaf).as_ref().try_into().unwrap()
+}
+
+/// A token-signing key of the PKI.
+pub(crate) fn key_of(name: &str) -> SigningKey {
+    SigningKey::from_pkcs8_pem(&std::fs::read(out().join(format!("tokens/{name}.key"))).unwrap()).unwrap()
+}
+
+/// The mother's number: impossible division, valid check digit.
+pub(crate) fn mother_id() -> String {
+    numbers::id_number(time::macros::date!(1995 - 03 - 04), 22)
+}
+
+/// The newborn of most tests.
+pub(crate) const BORN: &str = "2026-10-05";
+
+pub(crate) fn subject(role: &str, attributes: &[(&str, &str)]) -> pb::CaseSubject {
+    let attributes =
+        attributes.iter().map(|(name, value)| pb::Attribute { name: (*name).to_owned(), value: (*value).to_owned() });
+    pb::CaseSubject { role: role.to_owned(), attributes: attributes.collect() }
+}
+
+/// A request that GA's grant answers.
+pub(crate) fn request() -> pb::LookupRequest {
+    pb::LookupRequest {
+        matter: "newborn_birth".to_owned(),
+        case_id: CASE.to_owned(),
+        certificate_type: "birth_medical_certificate".to_owned(),
+        subject_role: "child".to_owned(),
+        subjects: vec![subject("child", &[("birth_date", BORN)]), subject("mother", &[("id_no", &mother_id())])],
+        read_mask: mask(&["infant_name", "birth_datetime", "mother_name"]),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the form of the message's field")]
+pub(crate) fn mask(paths: &[&str]) -> Option<prost_types::FieldMask> {
+    Some(prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
+}
+
+pub(crate) fn pool() -> DescriptorPool {
+    DescriptorPool::decode(oncegate::pb::DESCRIPTOR_SET).unwrap()
+}
+
+/// A record of any type with these string fields.
+pub(crate) fn record(message: &str, fields: &[(&str, &str)]) -> SourceRecord {
+    let descriptor = pool().get_message_by_name(&format!("oncegate.records.v1.{message}")).unwrap();
+    let mut record = DynamicMessage::new(descriptor);
+    for (name, value) in fields {
+        record.set_field_by_name(name, Value::String((*value).to_owned()));
+    }
+    SourceRecord {
+        record: Some(prost_types::Any {
+            type_url: format!("type.googleapis.com/oncegate.records.v1.{message}"),
+            value: prost::Message::encode_to_vec(&record),
+        }),
+        keys: Vec::new(),
+        as_of: None,
+    }
+}
+
+/// The newborn's certificate as the department holds it, with fields that nobody asked for.
+pub(crate) fn birth() -> SourceRecord {
+    record(
+        "BirthMedicalCertificate",
+        &[
+            ("certificate_no", "N900000099"),
+            ("infant_name", "乌有安"),
+            ("birth_datetime", "2026-10-05T08:30"),
+            ("mother_name", "乌有宁"),
+            ("mother_id_no", &mother_id()),
+            ("father_name", "子虚刚"),
+            ("issuing_institution", "子虚县人民医院"),
+        ],
+    )
+}
+
+/// Decodes a released record to its fields by name.
+pub(crate) fn fields(record: &pb::Record) -> BTreeMap<String, String> {
+    let any = record.record.clone().unwrap();
+    let descriptor = pool().get_message_by_name(any.type_url.rsplit('/').next().unwrap()).unwrap();
+    let message = DynamicMessage::decode(descriptor, any.value.as_slice()).unwrap();
+    assert_eq!(message.unknown_fields().count(), 0, "unknown fields left the gateway");
+    let text = |value: &Value| value.as_str().map_or_else(|| format!("{value:?}"), str::to_owned);
+    message.fields().map(|(field, value)| (field.name().to_owned(), text(value))).collect()
+}

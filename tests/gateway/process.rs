@@ -1,0 +1,283 @@
+//! The program itself: killed under load, told to stop, misconfigured; and what its log lines give away.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oncegate::audit::keys::PrivateKey;
+use oncegate::audit::reader::{Content, LogReader, LoggedEntry};
+use oncegate::audit::{Entry, StopEntry};
+use oncegate::clock::Clock;
+use oncegate::pb::gateway as pb;
+use oncegate::pb::gateway::lookup_service_client::LookupServiceClient;
+use rand::{Rng as _, SeedableRng as _};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request};
+
+use crate::harness::{
+    Script, Site, birth, claims, deployment, key_of, mask, mother_id, out, profile, request, subject,
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
+
+/// `oncegate serve` as a child, ended with the test.
+struct Server {
+    child: Child,
+    address: String,
+    lines: Arc<Mutex<String>>,
+}
+
+impl Server {
+    fn start(config: &Path) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args(["serve", "--config"])
+            .arg(config)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = Arc::new(Mutex::new(String::new()));
+        let (mut errors, kept) = (child.stderr.take().unwrap(), lines.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = errors.read(&mut buffer) {
+                kept.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
+            }
+        });
+        let mut first = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+        let address = first.trim().strip_prefix("gateway  ").unwrap_or_else(|| panic!("{first:?}")).to_owned();
+        Self { child, address, lines }
+    }
+
+    fn client(&self) -> LookupServiceClient<tonic::transport::Channel> {
+        LookupServiceClient::new(profile(&self.address, "ZS", "platform").client(Clock::system()).unwrap().channel)
+    }
+
+    fn terminate(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A place with a configuration for the program.
+struct Place {
+    dir: TempDir,
+    birth: Script,
+    stop: CancellationToken,
+}
+
+impl Place {
+    async fn new(change: impl FnOnce(String) -> String) -> Self {
+        let (birth, stop) = (Script::new(), CancellationToken::new());
+        let dir = tempfile::tempdir().unwrap();
+        let text = deployment(&birth, &Script::new(), &stop).await;
+        std::fs::write(dir.path().join("gateway.toml"), change(text)).unwrap();
+        Self { dir, birth, stop }
+    }
+
+    fn start(&self) -> Server {
+        Server::start(&self.dir.path().join("gateway.toml"))
+    }
+
+    fn log(&self) -> Vec<LoggedEntry> {
+        let key = PrivateKey::load(&out().join("audit/auditor.key")).unwrap();
+        LogReader::open(&self.dir.path().join("run/log"), key).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn with_token<T>(message: T) -> Request<T> {
+    let token = key_of("platform").sign(&claims(&Clock::system(), "GA")).unwrap();
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
+}
+
+/// Fifty times killed at a random moment under load: every answer that a client got is in the log, as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_answer_is_lost_by_kill_nine() {
+    const ROUNDS: u32 = 50;
+    let place = Place::new(|text| {
+        text.replace("caller_per_second = 200", "caller_per_second = 1000000")
+            .replace("caller_burst = 400", "caller_burst = 1000000")
+            .replace("subject_per_minute = 30", "subject_per_minute = 1000000")
+            .replace("subject_burst = 60", "subject_burst = 1000000")
+            .replace("filter = \"info\"", "filter = \"error\"")
+    })
+    .await;
+    place.birth.answers(vec![birth()]);
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let got: Arc<Mutex<BTreeMap<u64, pb::Receipt>>> = Arc::default();
+    for _ in 0..ROUNDS {
+        let mut server = place.start();
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..6 {
+            let (mut client, got) = (server.client(), got.clone());
+            clients.spawn(async move {
+                // Answers and refusals in turn, until the connection breaks.
+                for turn in number.. {
+                    let mut message = request();
+                    if turn % 3 == 0 {
+                        message.read_mask = mask(&["birth_weight_g"]);
+                    }
+                    let receipt = match client.lookup(with_token(message)).await {
+                        Ok(answer) => answer.into_inner().receipt.unwrap(),
+                        Err(status) => match status.metadata().get_bin("oncegate-receipt-bin") {
+                            Some(bytes) => prost::Message::decode(bytes.to_bytes().unwrap()).unwrap(),
+                            None => return,
+                        },
+                    };
+                    let index = receipt.index;
+                    assert!(got.lock().unwrap().insert(index, receipt).is_none(), "entry {index} given twice");
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(30..250))).await;
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        while let Some(ended) = clients.join_next().await {
+            ended.unwrap();
+        }
+    }
+    let server = place.start();
+    assert_eq!(server.terminate(), Some(0), "the last start recovers and stops in order");
+    let log = place.log();
+    let got = got.lock().unwrap();
+    assert!(got.len() > 500, "only {} answers: no load", got.len());
+    for (index, receipt) in got.iter() {
+        let entry = &log[usize::try_from(*index).unwrap()];
+        assert_eq!(entry.index, *index);
+        assert_eq!(entry.leaf_hash.as_slice(), receipt.leaf_hash.as_ref());
+        assert_eq!(entry.access().unwrap().request_id.to_string(), receipt.request_id);
+    }
+    let starts = log.iter().filter(|entry| matches!(entry.content, Content::Entry(Entry::Start(_)))).count();
+    assert_eq!(starts, ROUNDS as usize + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_stop_it_finishes_what_is_under_way() {
+    let place = Place::new(|text| text).await;
+    place.birth.answers_after(Duration::from_millis(700), vec![birth()]);
+    let server = place.start();
+    let mut client = server.client();
+    let call = tokio::spawn(async move { client.lookup(with_token(request())).await });
+    while place.birth.calls() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let code = tokio::task::spawn_blocking(move || server.terminate()).await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap().into_inner().records.len(), 1);
+    assert_eq!(code, Some(0));
+    let last = place.log().pop().unwrap();
+    assert_eq!(last.content, Content::Entry(Entry::Stop(StopEntry { reason: "drained".into() })));
+}
+
+/// Scans everything the program writes outside the sealed bodies for what it was told of people.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_person_is_in_log_lines_metrics_or_the_logs_bytes() {
+    let place = Place::new(|text| {
+        text.replace("format = \"text\"", "format = \"json\"")
+            .replace("filter = \"info\"", "filter = \"info,oncegate=trace\"")
+    })
+    .await;
+    let server = place.start();
+    let mut client = server.client();
+    let mut ids = Vec::new();
+    let mut call = async |message: pb::LookupRequest| {
+        let metadata = match client.lookup(with_token(message)).await {
+            Ok(answer) => answer.metadata().clone(),
+            Err(status) => status.metadata().clone(),
+        };
+        ids.push(metadata.get("oncegate-request-id").unwrap().to_str().unwrap().to_owned());
+    };
+    place.birth.answers(vec![birth()]);
+    call(request()).await;
+    place.birth.fails(Code::Internal);
+    let other = pb::LookupRequest { read_mask: mask(&["issue_date"]), ..request() };
+    call(other).await;
+    // A caller who puts people where they do not belong.
+    call(pb::LookupRequest { read_mask: mask(&["乌有安"]), ..request() }).await;
+    call(pb::LookupRequest { matter: "乌有宁".into(), ..request() }).await;
+    call(pb::LookupRequest { certificate_type: "乌有宁".into(), ..request() }).await;
+    call(pb::LookupRequest { case_id: mother_id(), ..request() }).await;
+    call(pb::LookupRequest { subject_role: "乌有宁".into(), ..request() }).await;
+    call(pb::LookupRequest { subjects: vec![subject("乌有宁", &[("乌有安", "子虚刚")])], ..request() }).await;
+    let wrong = format!("{}0", mother_id().get(..17).unwrap());
+    call(pb::LookupRequest { subjects: vec![subject("mother", &[("id_no", &wrong)])], ..request() }).await;
+    let lines = server.lines.clone();
+    assert_eq!(server.terminate(), Some(0));
+
+    let lines = lines.lock().unwrap().clone();
+    let mut written = vec![("log lines".to_owned(), lines.clone().into_bytes())];
+    for file in std::fs::read_dir(place.dir.path().join("run/log")).unwrap() {
+        let path = file.unwrap().path();
+        written.push((path.display().to_string(), std::fs::read(path).unwrap()));
+    }
+    let secrets = ["乌有安", "乌有宁", "子虚刚", &mother_id(), &wrong, "N900000099", "子虚县人民医院", "出生登记"];
+    for (place, bytes) in &written {
+        for secret in secrets {
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{secret} in {place}");
+        }
+    }
+    for id in ids {
+        assert!(lines.contains(&id), "request {id} has its line");
+    }
+    for line in lines.lines().filter(|line| line.contains("\"answered\"") || line.contains("fetch failed")) {
+        assert!(line.contains("request_id"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_fails_stops_every_answer_until_a_restart() {
+    let site = Site::start().await;
+    site.birth.answers(vec![birth()]);
+    site.lookup("GA", request()).await.unwrap();
+    std::fs::remove_file(site.dir.path().join("run/log/0000000000.seg")).unwrap();
+    for _ in 0..2 {
+        let status = site.lookup("GA", request()).await.unwrap_err();
+        let info = tonic_types::StatusExt::get_error_details(&status).error_info().unwrap().reason.clone();
+        assert_eq!((status.code(), info.as_str()), (Code::Unavailable, "AUDIT_UNAVAILABLE"));
+        assert!(status.metadata().get_bin("oncegate-receipt-bin").is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_configuration_is_named_and_ends_with_78() {
+    let run = |place: &Place| {
+        let config = place.dir.path().join("gateway.toml");
+        let output = Command::new(PROGRAM).args(["serve", "--config"]).arg(config).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let unknown = Place::new(|text| text.replace("[server]\n", "[server]\nlisten_adress = 1\n")).await;
+    let (code, text) = run(&unknown);
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("gateway.toml:") && text.contains("listen_adress"), "{text}");
+
+    let missing = Place::new(|text| text.replace("gateway/server.pem", "gateway/none.pem")).await;
+    let (code, text) = run(&missing);
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("none.pem"), "{text}");
+
+    let shared = Place::new(|text| text).await;
+    let server = shared.start();
+    let (code, text) = run(&shared);
+    assert_eq!(code, Some(1), "two gateways never share a log: {text}");
+    assert_eq!(server.terminate(), Some(0));
+}
