@@ -59,15 +59,10 @@ pub(super) fn departments(file: &Path, faults: &mut Faults) -> Departments {
     for entry in parsed.department {
         let offset = entry.span().start;
         let entry = entry.into_inner();
-        let kind = match entry.kind {
-            KindName::Government => ConsumerKind::Government,
-            KindName::AuthorizedOrg => ConsumerKind::AuthorizedOrg,
-            KindName::PublicUtility => ConsumerKind::PublicUtility,
-            KindName::Bank => ConsumerKind::Bank,
-            KindName::Hospital => ConsumerKind::Hospital,
-        };
         let added = match entry.code.as_ref().parse() {
-            Ok(code) => departments.add(Department { code, name_zh: entry.name_zh, name_en: entry.name_en, kind }),
+            Ok(code) => {
+                departments.add(Department { code, name_zh: entry.name_zh, name_en: entry.name_en, kind: entry.kind })
+            }
             Err(error) => Err(format!("code: {error}")),
         };
         if let Err(message) = added {
@@ -120,12 +115,20 @@ pub(super) fn matter_faults(matter: &Matter, departments: &Departments) -> Vec<(
     if !departments.has(&matter.lead) {
         found.push((MatterPart::Lead, format!("lead {} is not registered", matter.lead)));
     }
-    for (place, department) in matter.cooperating.iter().enumerate() {
-        let part = MatterPart::Cooperating(place);
-        if !departments.has(department) {
-            found.push((part, format!("cooperating {department} is not registered")));
-        } else if *department == matter.lead || matter.cooperating.iter().take(place).any(|other| other == department) {
+    let cooperating = (0..).map(MatterPart::Cooperating).zip(&matter.cooperating);
+    let external = (0..).map(MatterPart::External).zip(&matter.external);
+    for (place, (part, department)) in cooperating.chain(external).enumerate() {
+        // The lead stands before them.
+        if matter.participants().take(place + 1).any(|other| other == department) {
             found.push((part, format!("{department} takes part twice")));
+        }
+        let kind = departments.by_code.get(department).map(|department| department.kind);
+        match (part, kind) {
+            _ if !departments.has(department) => found.push((part, format!("{department} is not registered"))),
+            (MatterPart::External(_), Some(ConsumerKind::Government | ConsumerKind::AuthorizedOrg)) => {
+                found.push((part, format!("{department} is a department: it stands in `cooperating`")));
+            }
+            _ => {}
         }
     }
     if matter.legal_basis.is_empty() {
@@ -148,6 +151,8 @@ pub(super) enum MatterPart {
     Lead,
     /// A department that takes part, by place.
     Cooperating(usize),
+    /// An organisation that takes part, by place.
+    External(usize),
     /// A citation, by place.
     LegalBasis(usize),
 }
@@ -161,6 +166,7 @@ fn read_matter(file: &Path, departments: &Departments, faults: &mut Faults) -> O
     };
     let lead = code_of(&parsed.lead, faults);
     let cooperating: Vec<_> = parsed.cooperating.iter().filter_map(|code| code_of(code, faults)).collect();
+    let external: Vec<_> = parsed.external_consumers.iter().filter_map(|code| code_of(code, faults)).collect();
     if file.file_stem().is_none_or(|stem| stem != parsed.code.as_ref().as_str()) {
         faults.at(
             file,
@@ -189,6 +195,9 @@ fn read_matter(file: &Path, departments: &Departments, faults: &mut Faults) -> O
         name_en: parsed.name_en,
         lead: lead?,
         cooperating,
+        external,
+        batch: parsed.batch.as_ref().clone(),
+        linked_items: parsed.linked_items.iter().map(|item| item.as_ref().clone()).collect(),
         legal_basis: parsed.legal_basis.iter().map(|citation| citation.as_ref().clone()).collect(),
     };
     for (part, message) in matter_faults(&matter, departments) {
@@ -196,6 +205,7 @@ fn read_matter(file: &Path, departments: &Departments, faults: &mut Faults) -> O
             MatterPart::Code => Some(&parsed.code),
             MatterPart::Lead => Some(&parsed.lead),
             MatterPart::Cooperating(place) => parsed.cooperating.get(place),
+            MatterPart::External(place) => parsed.external_consumers.get(place),
             MatterPart::LegalBasis(place) => parsed.legal_basis.get(place),
         };
         faults.at(file, &text, written.map_or(0, |written| written.span().start), message);
@@ -250,17 +260,7 @@ struct DepartmentEntry {
     code: Spanned<String>,
     name_zh: String,
     name_en: String,
-    kind: KindName,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum KindName {
-    Government,
-    AuthorizedOrg,
-    PublicUtility,
-    Bank,
-    Hospital,
+    kind: ConsumerKind,
 }
 
 #[derive(Deserialize)]
@@ -274,6 +274,9 @@ struct MatterFile {
     lead: Spanned<String>,
     #[serde(default)]
     cooperating: Vec<Spanned<String>>,
+    /// Organisations that take part without being departments.
+    #[serde(default)]
+    external_consumers: Vec<Spanned<String>>,
     /// The items (事项) that it joins.
     #[serde(default)]
     linked_items: Vec<Spanned<String>>,

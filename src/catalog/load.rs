@@ -13,9 +13,9 @@ use prost_reflect::{
 use super::checks;
 use super::fault::Faults;
 use super::files::Departments;
-use super::subject::is_name;
+use super::subject::{ABOUT, is_name};
 use super::types::{
-    CertificateType, Child, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES, Node, SharingClass, ValueKind, Wire,
+    CertificateType, Child, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES, Node, ROLES, SharingClass, ValueKind, Wire,
 };
 
 /// Messages within messages, the certificate itself included.
@@ -295,6 +295,7 @@ impl<'a> Reader<'a> {
         }
         let mut read = Vec::new();
         for (index, set) in sets.iter().enumerate() {
+            let before = self.faults.0.len();
             let keys = set.messages("keys");
             if keys.is_empty() || keys.len() > MAX_KEYS {
                 self.fault("", format!("lookup_sets[{index}]: needs 1 to {MAX_KEYS} keys"));
@@ -305,9 +306,32 @@ impl<'a> Reader<'a> {
                     self.fault("", format!("lookup_sets[{index}]: two keys `{}`", key.name));
                 }
             }
+            if self.faults.0.len() == before {
+                self.check_set(index, &keys);
+            }
             read.push(LookupSet { keys });
         }
         read
+    }
+
+    /// What a set of sound keys must be as a whole.
+    fn check_set(&mut self, index: usize, keys: &[LookupKey]) {
+        if keys.iter().all(|key| key.matches.is_empty()) {
+            self.fault("", format!("lookup_sets[{index}]: no key matches a field, so no answer could be checked"));
+        } else if let [key] = keys
+            && !self.may_stand_alone(key)
+        {
+            self.fault(
+                "",
+                format!("lookup_sets[{index}]: `{}` alone invites guessing; add the person's name", key.name),
+            );
+        }
+    }
+
+    /// True if one key may find a record: an entity's number, or what is no personal information.
+    fn may_stand_alone(&self, key: &LookupKey) -> bool {
+        let public = |leaf: usize| self.leaves.get(leaf).is_some_and(|leaf| leaf.sensitivity <= 2);
+        key.kind == ValueKind::Uscc || (!key.matches.is_empty() && key.matches.iter().all(public))
     }
 
     fn lookup_key(&mut self, set: usize, options: &Options) -> Option<LookupKey> {
@@ -332,6 +356,12 @@ impl<'a> Reader<'a> {
             self.fault("", format!("{place}: from must be `role.attribute`, not {from:?}"));
             return None;
         };
+        if role != ABOUT && !ROLES.contains(&role) {
+            self.fault(
+                "",
+                format!("{place}: from names an unknown role `{role}`; `subject` or one of {}", ROLES.join(", ")),
+            );
+        }
         Some(LookupKey { name, kind, role: role.into(), attribute: attribute.into(), matches })
     }
 

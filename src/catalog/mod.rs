@@ -40,7 +40,7 @@ pub use fault::{Fault, Faults};
 pub use subject::{MAX_ATTRIBUTES, MAX_SUBJECTS, SubjectError};
 pub use types::{
     CaseSubject, CertificateType, Child, ConsumerKind, Department, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES,
-    Matter, Node, SharingClass, Subject, SubjectKey, ValueKind, Wire,
+    Matter, Node, ROLES, SharingClass, Subject, SubjectKey, ValueKind, Wire,
 };
 
 use self::files::Departments;
@@ -270,13 +270,18 @@ fn hash(
         for text in [&matter.code, &matter.name_zh, &matter.name_en, matter.lead.as_str()] {
             part(&mut context, text.as_bytes());
         }
-        count(&mut context, matter.cooperating.len());
-        for department in &matter.cooperating {
-            part(&mut context, department.as_str().as_bytes());
+        for departments in [&matter.cooperating, &matter.external] {
+            count(&mut context, departments.len());
+            for department in departments {
+                part(&mut context, department.as_str().as_bytes());
+            }
         }
-        count(&mut context, matter.legal_basis.len());
-        for citation in &matter.legal_basis {
-            part(&mut context, citation.as_bytes());
+        part(&mut context, matter.batch.as_bytes());
+        for texts in [&matter.linked_items, &matter.legal_basis] {
+            count(&mut context, texts.len());
+            for text in texts {
+                part(&mut context, text.as_bytes());
+            }
         }
     }
     let mut hash = [0; 32];

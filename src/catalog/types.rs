@@ -5,6 +5,8 @@ use std::ops::{BitAnd, BitOr, BitOrAssign, Sub};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::ids::DepartmentCode;
 
 /// At most this many leaf fields in a certificate type: the width of [`Fields`].
@@ -115,7 +117,8 @@ pub struct Department {
 }
 
 /// Kind of organisation that asks (Decree 809, art. 2 and 25).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ConsumerKind {
     /// A government department.
     Government,
@@ -127,6 +130,27 @@ pub enum ConsumerKind {
     Bank,
     /// Hospital that issues certificates: query at most.
     Hospital,
+}
+
+impl ConsumerKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Government, Self::AuthorizedOrg, Self::PublicUtility, Self::Bank, Self::Hospital];
+
+    /// As it stands in files, for example `public_utility`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Government => "government",
+            Self::AuthorizedOrg => "authorized_org",
+            Self::PublicUtility => "public_utility",
+            Self::Bank => "bank",
+            Self::Hospital => "hospital",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 /// A matter (一件事).
@@ -142,9 +166,44 @@ pub struct Matter {
     pub lead: DepartmentCode,
     /// Departments that take part.
     pub cooperating: Vec<DepartmentCode>,
+    /// Organisations that take part without being departments, such as banks.
+    pub external: Vec<DepartmentCode>,
+    /// The national list that it stands in, year and number, or `local`.
+    pub batch: String,
+    /// The items (事项) that it joins.
+    pub linked_items: Vec<String>,
     /// Legal basis, one citation each.
     pub legal_basis: Vec<String>,
 }
+
+impl Matter {
+    /// Everybody who takes part, the leading department first.
+    pub fn participants(&self) -> impl Iterator<Item = &DepartmentCode> {
+        [&self.lead].into_iter().chain(&self.cooperating).chain(&self.external)
+    }
+}
+
+/// Every role that a subject of a case may have (当事人角色): a closed vocabulary, so that grants, lookup keys and case
+/// files mean the same by a word.
+pub const ROLES: [&str; 17] = [
+    "applicant",
+    "child",
+    "mother",
+    "father",
+    "guardian",
+    "spouse",
+    "husband",
+    "wife",
+    "household_member",
+    "deceased",
+    "heir",
+    "legal_representative",
+    "operator",
+    "entity",
+    "agent",
+    "transferor",
+    "transferee",
+];
 
 /// A certificate type (证照类型), compiled from its message descriptor.
 #[derive(Clone, Debug)]

@@ -21,7 +21,9 @@ use toml::Spanned;
 use super::file::{DenyEntry, GrantEntry, GrantFile, GrantsTable};
 use super::grant::{Deny, Grant, Mode, is_third_party};
 use super::mask::Mask;
-use crate::catalog::{Catalog, CertificateType, ConsumerKind, Faults, Fields, Matter, SharingClass, ValueKind, Wire};
+use crate::catalog::{
+    Catalog, CertificateType, ConsumerKind, Faults, Fields, Matter, ROLES, SharingClass, ValueKind, Wire,
+};
 use crate::ids::DepartmentCode;
 
 /// What grants may name.
@@ -88,7 +90,7 @@ impl FileCheck<'_> {
 
         for entry in &table.grant {
             self.id("grant", &entry.get_ref().id, entry.span(), checked);
-            if let Some(grant) = self.grant(entry, &matter, &provider) {
+            for grant in self.grants(entry, &matter, &provider) {
                 checked.grants.push((Arc::new(grant), (self.index, entry.span().start)));
             }
         }
@@ -100,7 +102,25 @@ impl FileCheck<'_> {
         }
     }
 
-    fn grant(&mut self, entry: &Spanned<GrantEntry>, matter: &Matter, provider: &DepartmentCode) -> Option<Grant> {
+    /// The grant, once for each consumer: `kind:bank` stands for every bank that takes part in the matter.
+    fn grants(&mut self, entry: &Spanned<GrantEntry>, matter: &Matter, provider: &DepartmentCode) -> Vec<Grant> {
+        let consumers = self.consumers(entry.get_ref(), matter, &entry.span());
+        let Some(grant) = self.grant(entry, matter, provider, &consumers) else { return Vec::new() };
+        let single = consumers.len() == 1;
+        let to = |consumer: DepartmentCode| {
+            let id = if single { Arc::clone(&grant.id) } else { format!("{}.{consumer}", grant.id).into() };
+            Grant { id, consumer, ..grant.clone() }
+        };
+        consumers.into_iter().map(|(consumer, _)| to(consumer)).collect()
+    }
+
+    fn grant(
+        &mut self,
+        entry: &Spanned<GrantEntry>,
+        matter: &Matter,
+        provider: &DepartmentCode,
+        consumers: &[(DepartmentCode, ConsumerKind)],
+    ) -> Option<Grant> {
         let (here, entry) = (entry.span(), entry.get_ref());
         for (what, stated) in [("scene (使用场景)", &entry.scene), ("replaces", &entry.replaces)] {
             if stated.trim().is_empty() {
@@ -128,7 +148,9 @@ impl FileCheck<'_> {
             }
             found
         });
-        let consumer = self.consumer(entry, mode, provider, &here);
+        for (consumer, kind) in consumers {
+            self.consumer_may(entry, consumer, *kind, mode, provider, &here);
+        }
         let certificate_type = self.certificate_type(entry.certificate_type.as_ref(), provider, &here);
         let legal_basis = self.legal_basis(entry, matter, certificate_type.as_deref(), &here);
         let (certificate_type, mode) = (certificate_type?, mode?);
@@ -136,7 +158,7 @@ impl FileCheck<'_> {
         let masks = self.masks(entry, &certificate_type, mode, fields);
         Some(Grant {
             id: entry.id.as_str().into(),
-            consumer: consumer?,
+            consumer: consumers.first()?.0.clone(),
             provider: provider.clone(),
             matter: matter.code.clone(),
             certificate_type: certificate_type.code.clone(),
@@ -203,28 +225,63 @@ impl FileCheck<'_> {
             self.fault(here.clone(), "roles is missing");
         }
         for role in &entry.roles {
-            let text = role.get_ref();
-            if !(1..=32).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
-                self.fault(role.span(), "a role has 1 to 32 lower-case letters or `_`");
+            if !ROLES.contains(&role.get_ref().as_str()) {
+                self.fault(role.span(), unknown("role", role.get_ref(), ROLES.into_iter()));
             }
         }
     }
 
-    fn consumer(
+    /// Who is granted something: a department by its code, or all organisations of a kind that take part in the matter.
+    fn consumers(
         &mut self,
         entry: &GrantEntry,
+        matter: &Matter,
+        here: &Range<usize>,
+    ) -> Vec<(DepartmentCode, ConsumerKind)> {
+        let Some(stated) = self.required("consumer", entry.consumer.as_ref(), here) else { return Vec::new() };
+        let takes_part = |code: &DepartmentCode| matter.participants().any(|participant| participant == code);
+        let Some(name) = stated.get_ref().strip_prefix("kind:") else {
+            let found = self.lookup("department", stated, |known| &known.departments);
+            if let Some((code, _)) = &found
+                && !takes_part(code)
+            {
+                let message = format!(
+                    "{code} takes no part in `{}`: it is neither its lead, nor cooperating, nor external",
+                    matter.code
+                );
+                self.fault(stated.span(), message);
+            }
+            return found.into_iter().collect();
+        };
+        let Some(kind) = ConsumerKind::named(name) else {
+            let names = ConsumerKind::ALL.into_iter().map(ConsumerKind::name);
+            self.fault(stated.span(), unknown("kind of consumer", name, names));
+            return Vec::new();
+        };
+        let of_kind = |(code, found): &&(DepartmentCode, ConsumerKind)| *found == kind && takes_part(code);
+        let found: Vec<_> = self.known.departments.values().filter(of_kind).cloned().collect();
+        if found.is_empty() {
+            self.fault(stated.span(), format!("no organisation of the kind `{name}` takes part in `{}`", matter.code));
+        }
+        found
+    }
+
+    fn consumer_may(
+        &mut self,
+        entry: &GrantEntry,
+        consumer: &DepartmentCode,
+        kind: ConsumerKind,
         mode: Option<Mode>,
         provider: &DepartmentCode,
         here: &Range<usize>,
-    ) -> Option<DepartmentCode> {
-        let stated = self.required("consumer", entry.consumer.as_ref(), here)?;
-        let (consumer, kind) = self.lookup("department", stated, |known| &known.departments)?;
-        if consumer == *provider {
-            self.fault(stated.span(), "no department is granted its own data");
+    ) {
+        let place = entry.consumer.as_ref().map_or(here.clone(), Spanned::span);
+        if consumer == provider {
+            self.fault(place.clone(), "no department is granted its own data");
         }
         let most = Mode::most_for(kind);
         if mode.is_some_and(|mode| mode > most) {
-            self.fault(stated.span(), format!("an organisation of this kind may have `{}` at most", most.name()));
+            self.fault(place, format!("an organisation of this kind may have `{}` at most", most.name()));
         }
         if is_third_party(kind) && entry.provider_consent.trim().is_empty() {
             self.fault(
@@ -232,7 +289,6 @@ impl FileCheck<'_> {
                 "a grant to a utility or a bank needs provider_consent: the reference of the consent",
             );
         }
-        Some(consumer)
     }
 
     fn certificate_type(
@@ -410,17 +466,17 @@ impl FileCheck<'_> {
 /// Refuses cells in which a clear birth date gives away what the mask of an identity number hides: its digits 7 to 14 are
 /// that date. Grants of a cell add up, so it does not matter which of them gives the date.
 fn check_inference(grants: &[(Arc<Grant>, (usize, usize))], files: &[GrantFile], known: &Known, faults: &mut Faults) {
-    for (grant, (file, offset)) in grants {
+    fn cell(grant: &Grant) -> (&DepartmentCode, &str, &str) {
+        (&grant.consumer, &grant.matter, &grant.certificate_type)
+    }
+    let mut clear: HashMap<_, Fields> = HashMap::new();
+    for (grant, _) in grants.iter().filter(|(grant, _)| grant.mode > Mode::Verify) {
+        *clear.entry(cell(grant)).or_default() |= grant.clear();
+    }
+    for (grant, (file, offset)) in grants.iter().filter(|(grant, _)| !grant.masks.is_empty()) {
         let (Some(certificate_type), Some(file)) = (known.types.get(&grant.certificate_type), files.get(*file)) else {
             continue;
         };
-        let clear = (grants.iter().map(|(other, _)| other))
-            .filter(|other| {
-                (&other.consumer, &other.matter, &other.certificate_type)
-                    == (&grant.consumer, &grant.matter, &grant.certificate_type)
-                    && other.mode > Mode::Verify
-            })
-            .fold(Fields::EMPTY, |clear, other| clear | other.clear());
         let leaves = |of: Fields, what: fn(&crate::catalog::Leaf) -> bool| {
             of.iter().filter_map(|leaf| certificate_type.leaves.get(leaf)).find(|leaf| what(leaf))
         };
@@ -428,7 +484,7 @@ fn check_inference(grants: &[(Arc<Grant>, (usize, usize))], files: &[GrantFile],
         let number = leaves(partly.fold(Fields::EMPTY, |all, (_, fields)| all | *fields), |leaf| {
             matches!(leaf.kind, ValueKind::IdNumber | ValueKind::PersonOrEntityNo)
         });
-        let birth = leaves(clear, |leaf| {
+        let birth = leaves(clear.get(&cell(grant)).copied().unwrap_or_default(), |leaf| {
             matches!(leaf.kind, ValueKind::Date | ValueKind::DateTime)
                 && leaf.mask.as_deref() == Some(Mask::BirthDate.name())
         });

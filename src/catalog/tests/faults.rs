@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 
 const OPTION: &str = "(oncegate.records.v1.certificate_type)";
-const ANNOTATED: &str = r#"[(oncegate.records.v1.field) = { label_zh: "号" label_en: "No" sensitivity: SENSITIVITY_L3 kind: VALUE_KIND_TEXT }]"#;
+const ANNOTATED: &str = r#"[(oncegate.records.v1.field) = { label_zh: "号" label_en: "No" sensitivity: SENSITIVITY_L2 kind: VALUE_KIND_TEXT }]"#;
 const LOOKUP: &str =
     r#"lookup_sets: { keys: { name: "no" kind: VALUE_KIND_TEXT from: "subject.no" matches: ["no"] } }"#;
 
@@ -122,6 +122,10 @@ fn lookup_keys() {
     ] {
         assert_one_fault(&with(key), expected);
     }
+    assert_one_fault(&with(r#"name: "no" from: "subject.no""#), "no key matches a field");
+    assert_one_fault(&with(r#"name: "no" from: "owner.no" matches: ["no"]"#), "unknown role `owner`");
+    let personal = proto(&sound_options(), FIELD, "").replace("SENSITIVITY_L2", "SENSITIVITY_L3");
+    assert_one_fault(&personal, "`no` alone invites guessing");
     let twice = LOOKUP.replace("keys:", "keys: { name: \"no\" from: \"subject.other\" } keys:");
     assert_one_fault(&proto(&sound_options().replace(LOOKUP, &twice), FIELD, ""), "two keys `no`");
 }
@@ -291,6 +295,9 @@ fn parts_are_checked_as_files_are() {
         name_en: "Move".into(),
         lead: "GA".parse().unwrap(),
         cooperating: vec!["XX".parse().unwrap(), "GA".parse().unwrap()],
+        external: vec!["GA".parse().unwrap()],
+        batch: "local".into(),
+        linked_items: Vec::new(),
         legal_basis: Vec::new(),
     };
     let set = compile("card.proto", &proto(&sound_options(), FIELD, ""));
@@ -298,7 +305,7 @@ fn parts_are_checked_as_files_are() {
     let error = Catalog::from_parts(&[&set], departments, vec![matter.clone(), matter]).unwrap_err().to_string();
     for expected in [
         "departments.toml: GA is registered twice",
-        "matters/move.toml: cooperating XX is not registered",
+        "matters/move.toml: XX is not registered",
         "matters/move.toml: GA takes part twice",
         "matters/move.toml: needs a legal_basis",
         "matters/move.toml: two matters `move`",
@@ -327,10 +334,12 @@ fn matters_in_files() {
                  cooperating = [\n  \"MZ\",\n]\nlegal_basis = [\"某条例 第一条\"]\n";
     assert_eq!(faults_with("matters/move.toml", sound), []);
     for (wrong, line, expected) in [
-        (sound.replace("\"MZ\"", "\"XX\""), 7, "cooperating XX is not registered"),
+        (sound.replace("\"MZ\"", "\"XX\""), 7, "XX is not registered"),
         (sound.replace("\"MZ\"", "\"mz\""), 7, "not a department code"),
         (sound.replace("\"MZ\"", "\"GA\""), 7, "GA takes part twice"),
         (sound.replace("\"MZ\"", "\"MZ\", \"MZ\""), 7, "MZ takes part twice"),
+        (sound.replace("]\nlegal", "]\nexternal_consumers = [\"YB\"]\nlegal"), 9, "YB is a department"),
+        (sound.replace("]\nlegal", "]\nexternal_consumers = [\"XX\"]\nlegal"), 9, "XX is not registered"),
         (sound.replace("lead = \"GA\"", "lead = \"XX\""), 5, "lead XX is not registered"),
         (sound.replace("\"move\"", "\"other\""), 1, "the file of `other` is other.toml"),
         (sound.replace("batch", "bacth"), 4, "unknown field"),
@@ -358,12 +367,12 @@ fn departments_in_files() {
     let sound = fs::read_to_string(heshan().departments).unwrap();
     let line_of = |text: &str| sound.lines().position(|line| line == text).unwrap() + 1;
     // The entry begins one line above its code.
-    let ty = line_of("code = \"TY\"") - 1;
+    let fg = line_of("code = \"FG\"") - 1;
     for (wrong, line, expected) in [
-        (sound.replace("code = \"TY\"", "code = \"ty\""), ty, "not a department code"),
-        (sound.replace("code = \"TY\"", "code = \"GA\""), ty, "GA is registered twice"),
-        (sound.replace("name_zh = \"退役军人事务局\"", "name_zh = \"\""), ty, "TY: needs name_zh and name_en"),
-        (sound.replace("name_zh = \"退役军人事务局\"", "name = \"x\""), ty + 2, "unknown field `name`"),
+        (sound.replace("code = \"FG\"", "code = \"fg\""), fg, "not a department code"),
+        (sound.replace("code = \"FG\"", "code = \"GA\""), fg, "GA is registered twice"),
+        (sound.replace("name_zh = \"发展和改革局\"", "name_zh = \"\""), fg, "FG: needs name_zh and name_en"),
+        (sound.replace("name_zh = \"发展和改革局\"", "name = \"x\""), fg + 2, "unknown field `name`"),
     ] {
         let found = faults_with("departments.toml", &wrong);
         assert!(found.len() == 1 && found[0].1.contains(expected), "{expected}: {found:?}");
@@ -390,7 +399,7 @@ fn further_types_are_loaded_from_descriptor_sets() {
     fs::write(dir.path().join("own.binpb"), compile("card.proto", &proto(&sound_options(), FIELD, ""))).unwrap();
     let config = CatalogConfig { descriptor_sets: vec![dir.path().join("own.binpb")], ..heshan() };
     let catalog = Catalog::load(&config).unwrap();
-    assert_eq!(catalog.certificate_types().count(), 15);
+    assert_eq!(catalog.certificate_types().count(), 19 + 1);
     assert_ne!(catalog.hash(), HESHAN.hash());
     catalog.check_subjects(&[subject("holder", &[("no", "7")])]).unwrap();
 }

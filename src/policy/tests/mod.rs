@@ -163,7 +163,10 @@ fn made_up() -> Known {
         name_zh: String::new(),
         name_en: String::new(),
         lead: department("WJ"),
-        cooperating: Vec::new(),
+        cooperating: ["GA", "JK", "SW"].map(department).into(),
+        external: ["BANK", "WATER", "YY"].map(department).into(),
+        batch: "local".into(),
+        linked_items: Vec::new(),
         legal_basis: legal_basis.iter().map(|citation| (*citation).to_owned()).collect(),
     };
     let kinds = [
@@ -174,6 +177,7 @@ fn made_up() -> Known {
         ("BANK", ConsumerKind::Bank),
         ("WATER", ConsumerKind::PublicUtility),
         ("YY", ConsumerKind::Hospital),
+        ("XQ", ConsumerKind::Government),
     ];
     Known {
         types: [birth, tax].into_iter().map(|ty| (ty.code.clone(), Arc::new(ty))).collect(),
