@@ -18,7 +18,7 @@ use crate::pb::gateway::{Receipt, Record, WithheldReason};
 pub struct FieldLine {
     /// Leaf path.
     pub path: String,
-    /// Label, or the path where nothing was released.
+    /// Chinese label.
     pub label: String,
     /// Value as text; empty if none was sent.
     pub value: String,
@@ -48,7 +48,7 @@ pub fn lines(pool: &DescriptorPool, record: &Record) -> Result<Vec<FieldLine>, R
     let shown: BTreeSet<_> = lines.iter().map(|line| line.path.clone()).collect();
     let absent = |path: &str, verdict, why: String| FieldLine {
         path: path.to_owned(),
-        label: path.to_owned(),
+        label: render::label(pool, &any.type_url, path),
         value: String::new(),
         verdict,
         why,

@@ -39,6 +39,21 @@ pub fn rows(pool: &DescriptorPool, record: &prost_types::Any) -> Result<Vec<Fiel
     Ok(rows)
 }
 
+/// The Chinese label of a leaf path of a record's type, its list positions left out; the path if there is none.
+pub fn label(pool: &DescriptorPool, type_url: &str, path: &str) -> String {
+    let labels = Labels::of(pool);
+    let mut message = pool.get_message_by_name(type_url.rsplit('/').next().unwrap_or_default());
+    let mut parts = Vec::new();
+    for name in path.split('.') {
+        let Some(field) = message.as_ref().and_then(|message| message.get_field_by_name(name)) else {
+            return path.to_owned();
+        };
+        parts.push(labels.field(&field));
+        message = field.kind().as_message().cloned();
+    }
+    parts.join(" ")
+}
+
 /// The record as JSON (proto3's mapping) under the field names that paths use, with its type URL as `@type`.
 pub fn json(pool: &DescriptorPool, record: &prost_types::Any) -> Result<serde_json::Value, RenderError> {
     let message = decode(pool, record)?;

@@ -11,6 +11,7 @@ use super::numbers::{id_number, uscc, uscc_char};
 use super::population::{
     Birth, Business, Card, Child, Disability, Family, Guardian, Person, Population, Predecessor, Sex, Stage,
 };
+use super::registers::Registers;
 
 const FAMILIES: usize = 1200;
 const BUSINESSES: usize = 200;
@@ -26,12 +27,12 @@ pub(super) fn generate(seed: u64, today: Date) -> Population {
         let days_ago = i64::try_from(index).unwrap_or(0) * 17;
         businesses.extend(maker.conversion(&families, days_ago).into_iter().flatten());
     }
-    Population { families, businesses }
+    Population { families, businesses, today }
 }
 
-struct Maker {
-    rng: StdRng,
-    today: Date,
+pub(super) struct Maker {
+    pub(super) rng: StdRng,
+    pub(super) today: Date,
     /// Identity numbers, credit codes and names of businesses already given away.
     taken: HashSet<String>,
     /// Counts certificates, households and telephones.
@@ -84,14 +85,17 @@ impl Maker {
             }
         }
         let (address, town) = self.address();
-        Family {
+        let mut family = Family {
             household_no: format!("990784{:06}", self.next()),
             address,
             police_station: format!("子虚县公安局{town}派出所"),
             mother,
             father,
             children,
-        }
+            registers: Registers::default(),
+        };
+        family.registers = self.registers(index, &family);
+        family
     }
 
     /// Birth dates of one to three children, oldest first, the youngest at the stage asked for.
@@ -116,7 +120,7 @@ impl Maker {
         births
     }
 
-    fn adult(&mut self, sex: Sex, surname: &str, born: Date, registered_at: Date) -> Person {
+    pub(super) fn adult(&mut self, sex: Sex, surname: &str, born: Date, registered_at: Date) -> Person {
         let mut person = self.person(sex, surname, born, registered_at);
         person.ethnicity = if self.chance(8) { self.pick(MINORITIES) } else { HAN };
         person.marital_status = MARRIED;
@@ -295,7 +299,7 @@ impl Maker {
         Some(family.head())
     }
 
-    fn address(&mut self) -> (String, &'static str) {
+    pub(super) fn address(&mut self) -> (String, &'static str) {
         let town = self.pick(TOWNS);
         let address = format!("{COUNTY}{town}{}{}号", self.pick(STREETS), self.rng.random_range(1..400));
         (address, town)
@@ -331,12 +335,16 @@ impl Maker {
         }
     }
 
-    fn next(&mut self) -> u32 {
+    pub(super) fn next(&mut self) -> u32 {
         self.sequence += 1;
         self.sequence
     }
 
-    fn pick<T: Copy + Default>(&mut self, from: &[T]) -> T {
+    pub(super) fn surname(&mut self) -> &'static str {
+        self.pick(SURNAMES)
+    }
+
+    pub(super) fn pick<T: Copy + Default>(&mut self, from: &[T]) -> T {
         from.get(self.rng.random_range(0..from.len().max(1))).copied().unwrap_or_default()
     }
 
@@ -345,12 +353,12 @@ impl Maker {
     }
 
     /// A day `least` to `most` days before `date`.
-    fn earlier(&mut self, date: Date, least: i64, most: i64) -> Date {
+    pub(super) fn earlier(&mut self, date: Date, least: i64, most: i64) -> Date {
         date.saturating_sub(Duration::days(self.rng.random_range(least..=most.max(least))))
     }
 
     /// A day `least` to `most` days after `date`, at the latest today.
-    fn later(&mut self, date: Date, least: i64, most: i64) -> Date {
+    pub(super) fn later(&mut self, date: Date, least: i64, most: i64) -> Date {
         date.saturating_add(Duration::days(self.rng.random_range(least..=most.max(least)))).min(self.today)
     }
 }
@@ -369,7 +377,7 @@ const COMPANY: &str = "1130";
 const INDIVIDUAL: &str = "9500";
 
 /// The same day so many years later; 29 February becomes the 28th where the year has none.
-fn years_after(date: Date, years: i32) -> Date {
+pub(super) fn years_after(date: Date, years: i32) -> Date {
     let year = date.year() + years;
     date.replace_year(year).or_else(|_| date.saturating_sub(Duration::DAY).replace_year(year)).unwrap_or(date)
 }

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::account::Ledger;
-use super::population::{Person, Population};
+use super::cast;
+use super::exact::{Exactness, Tally};
 use super::scene::Scene;
-use crate::catalog::Catalog;
+use crate::catalog::Matter;
 use crate::cli::answer::{self, Refusal};
-use crate::cli::case::{Case, Subject};
+use crate::cli::case::Case;
 use crate::cli::table::{Cell, Look, Table, Tone, Verdict};
 use crate::cli::{Exit, Failure};
 use crate::ids::DepartmentCode;
@@ -19,9 +20,18 @@ use crate::pb::gateway::collect_item::Result as ItemResult;
 use crate::pb::gateway::collect_response::Event;
 use crate::pb::gateway::lookup_service_client::LookupServiceClient;
 
-/// The matters that are played.
+/// The matters that are played unless others are named.
 pub(super) const MATTERS: [&str; 4] =
     ["newborn_birth", "school_enrolment", "disability_services", "individual_to_enterprise"];
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// Every field with its value.
+    Fields,
+    /// One line an item.
+    Items,
+}
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -47,30 +57,37 @@ impl Materials {
     }
 }
 
-/// Plays one matter for each consumer that it grants anything.
+/// Plays one matter for each consumer that it grants anything, and holds every answer against the grants.
 pub(super) async fn matter(
     scene: &Scene,
-    code: &str,
+    matter: &Matter,
+    detail: Detail,
     ledger: &mut Ledger,
     out: &mut dyn Write,
     look: Look,
-) -> Result<Materials, Failure> {
-    let case = case(&scene.population, &scene.catalog, code)?;
-    let names = scene.catalog.matter(code).map(|matter| (matter.name_en.clone(), matter.name_zh.clone()));
-    let (english, chinese) = names.unwrap_or_default();
-    super::heading(out, look, &english, &chinese)?;
+) -> Result<(Materials, Tally), Failure> {
+    let case = cast::case(&scene.population, matter)?;
+    let code = matter.code.as_str();
+    super::heading(out, look, &matter.name_en, &matter.name_zh)?;
 
     let mut catalog = CatalogServiceClient::new(scene.platform.channel.clone());
     let grants = catalog.list_grants(pb::ListGrantsRequest { matter: code.to_owned() }).await?.into_inner().grants;
     let mut consumers: Vec<String> = Vec::new();
-    for grant in grants {
+    for grant in &grants {
         if !consumers.contains(&grant.consumer) {
-            consumers.push(grant.consumer);
+            consumers.push(grant.consumer.clone());
         }
     }
     let mut materials = Materials::default();
+    let mut exactness = Exactness::new(scene, grants, &case.subjects());
     for consumer in consumers {
-        collect(scene, code, &case, &consumer.parse()?, &mut materials, ledger, out, look).await?;
+        let heard = Heard { materials: &mut materials, exactness: &mut exactness, ledger };
+        collect(scene, &case, &consumer.parse()?, detail, heard, out, look).await?;
+    }
+    let (tally, faults) = exactness.finish();
+    for fault in faults {
+        writeln!(out, "  {}", look.paint(Tone::Bad, &fault))?;
+        ledger.fault(fault);
     }
     let (avoided, demanded) = (materials.avoided(), materials.demanded());
     let names = materials.avoided.iter().cloned().collect::<Vec<_>>().join("、");
@@ -79,24 +96,29 @@ pub(super) async fn matter(
 
     // The same names in two matters are two materials.
     let of_matter = |names: BTreeSet<String>| names.into_iter().map(|name| format!("{code}: {name}")).collect();
-    Ok(Materials { demanded: of_matter(materials.demanded), avoided: of_matter(materials.avoided) })
+    Ok((Materials { demanded: of_matter(materials.demanded), avoided: of_matter(materials.avoided) }, tally))
+}
+
+/// Where what comes is noted.
+struct Heard<'a, 'b> {
+    materials: &'a mut Materials,
+    exactness: &'a mut Exactness<'b>,
+    ledger: &'a mut Ledger,
 }
 
 /// One `Collect`, and a table of what came.
-#[expect(clippy::too_many_arguments, reason = "what is asked, for whom, and where it is noted")]
 async fn collect(
     scene: &Scene,
-    matter: &str,
     case: &Case,
     consumer: &DepartmentCode,
-    materials: &mut Materials,
-    ledger: &mut Ledger,
+    detail: Detail,
+    heard: Heard<'_, '_>,
     out: &mut dyn Write,
     look: Look,
 ) -> Result<(), Failure> {
     let token = scene.platform.token(&case.token_for(consumer)?)?;
     let message = pb::CollectRequest {
-        matter: matter.to_owned(),
+        matter: case.matter.clone(),
         case_id: case.case_id.clone(),
         subjects: case.subjects(),
         certificate_types: Vec::new(),
@@ -105,22 +127,29 @@ async fn collect(
     let started = tokio::time::Instant::now();
     let mut service = LookupServiceClient::new(scene.platform.channel.clone());
     let mut stream = service.collect(request).await?.into_inner();
-    let mut table = Table::new(&["certificate", "of", "from", "字段", "value", "decision", "why"]).limit(4, 36);
+    let mut table = match detail {
+        Detail::Fields => Table::new(&["certificate", "of", "from", "字段", "value", "decision", "why"]).limit(4, 36),
+        Detail::Items => Table::new(&["certificate", "of", "from", "fields", "masked", "withheld", "answer"]),
+    };
     let mut plan = Vec::new();
     while let Some(message) = stream.message().await? {
         match message.event {
             Some(Event::Plan(planned)) => {
-                materials.demanded.extend(planned.items.iter().map(|item| item.replaces.clone()));
+                heard.materials.demanded.extend(planned.items.iter().map(|item| item.replaces.clone()));
                 plan = planned.items;
             }
             Some(Event::Item(item)) => {
                 let planned = plan.iter().find(|planned| planned.number == item.number);
                 let planned = planned.ok_or_else(|| Failure::new(Exit::Failed, "an item that was not planned"))?;
                 if matches!(item.result, Some(ItemResult::Answer(_))) {
-                    materials.avoided.insert(planned.replaces.clone());
+                    heard.materials.avoided.insert(planned.replaces.clone());
                 }
-                rows(scene, planned, &item, &mut table)?;
-                ledger.item(&item)?;
+                match detail {
+                    Detail::Fields => rows(scene, planned, &item, &mut table)?,
+                    Detail::Items => row(scene, planned, &item, &mut table)?,
+                }
+                heard.exactness.item(consumer.as_str(), planned, &item)?;
+                heard.ledger.item(&item)?;
             }
             Some(Event::Summary(_)) | None => {}
         }
@@ -162,6 +191,41 @@ fn rows(scene: &Scene, planned: &pb::PlannedItem, item: &pb::CollectItem, table:
     Ok(())
 }
 
+/// One line an item: how many fields came in which form.
+fn row(scene: &Scene, planned: &pb::PlannedItem, item: &pb::CollectItem, table: &mut Table) -> Result<(), Failure> {
+    let mut counts = [0_usize; 3];
+    let said = match &item.result {
+        Some(ItemResult::Answer(answer)) if answer.same_as.is_some() => {
+            format!("the same record as item {}", answer.same_as.unwrap_or_default())
+        }
+        Some(ItemResult::Answer(answer)) => {
+            for record in &answer.records {
+                for line in answer::lines(&scene.pool, record)? {
+                    let place = match line.verdict {
+                        Verdict::Released => 0,
+                        Verdict::Masked => 1,
+                        Verdict::Withheld => 2,
+                    };
+                    if let Some(count) = counts.get_mut(place) {
+                        *count += 1;
+                    }
+                }
+            }
+            match answer.records.len() {
+                1 => "1 record".to_owned(),
+                many => format!("{many} records"),
+            }
+        }
+        Some(ItemResult::Error(error)) => honest(&Refusal::of_message(error)),
+        None => String::new(),
+    };
+    let pb::PlannedItem { certificate_type, subject_role, provider, .. } = planned.clone();
+    let count = |count: usize| Cell::from(if count == 0 { String::new() } else { count.to_string() });
+    let [released, masked, withheld] = counts.map(count);
+    table.row([certificate_type.into(), subject_role.into(), provider.into(), released, masked, withheld, said.into()]);
+    Ok(())
+}
+
 /// Why nothing came, in the words of the one who waits for it.
 fn honest(refusal: &Refusal) -> String {
     let more = match refusal.reason.as_str() {
@@ -172,69 +236,4 @@ fn honest(refusal: &Refusal) -> String {
         _ => refusal.message.as_str(),
     };
     format!("{}: {more}", refusal.reason)
-}
-
-/// The case of a matter: real roles, synthetic people.
-pub(super) fn case(population: &Population, catalog: &Catalog, matter: &str) -> Result<Case, Failure> {
-    let missing = || Failure::new(Exit::Failed, format!("the population has nobody for {matter}"));
-    let (number, purpose, subjects) = match matter {
-        "newborn_birth" => {
-            let family = population.newborn_family().ok_or_else(missing)?;
-            let child = family.children.first().ok_or_else(missing)?;
-            let mut subjects = vec![born("child", &child.person), person("mother", &family.mother)];
-            subjects.extend(family.father.as_ref().map(|father| person("father", father)));
-            (1, "新生儿出生一件事", subjects)
-        }
-        "school_enrolment" => {
-            let (family, child) = population.school_family().ok_or_else(missing)?;
-            let subjects =
-                vec![born("child", &child.person), person("guardian", family.head()), person("mother", &family.mother)];
-            (2, "教育入学一件事", subjects)
-        }
-        "disability_services" => {
-            let (_, found) = population.disabled_person().ok_or_else(missing)?;
-            (3, "残疾人服务一件事", vec![person("applicant", found)])
-        }
-        "individual_to_enterprise" => {
-            let business = population.converted_business().ok_or_else(missing)?;
-            let operator = Subject {
-                role: "operator".to_owned(),
-                attributes: [
-                    ("id_no".to_owned(), business.legal_representative_id_no.clone()),
-                    ("name".to_owned(), business.legal_representative.clone()),
-                ]
-                .into(),
-            };
-            let entity = Subject {
-                role: "entity".to_owned(),
-                attributes: [
-                    ("uscc".to_owned(), business.uscc.clone()),
-                    ("name".to_owned(), business.entity_name.clone()),
-                ]
-                .into(),
-            };
-            (4, "个体工商户转型为企业一件事", vec![operator, entity])
-        }
-        _ => return Err(missing()),
-    };
-    let citation = catalog.matter(matter).and_then(|matter| matter.legal_basis.first().cloned());
-    Ok(Case {
-        matter: matter.to_owned(),
-        case_id: format!("HS-DEMO-{number:06}"),
-        citation: citation.unwrap_or_default(),
-        consent: String::new(),
-        purpose: purpose.to_owned(),
-        subjects,
-    })
-}
-
-fn person(role: &str, person: &Person) -> Subject {
-    let attributes = [("id_no".to_owned(), person.id_no.clone()), ("name".to_owned(), person.name.clone())].into();
-    Subject { role: role.to_owned(), attributes }
-}
-
-fn born(role: &str, child: &Person) -> Subject {
-    let mut subject = person(role, child);
-    subject.attributes.insert("birth_date".to_owned(), child.birth_date.to_string());
-    subject
 }

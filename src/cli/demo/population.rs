@@ -4,12 +4,16 @@ use std::fmt;
 
 use time::Date;
 
+use super::registers::Registers;
+
 /// Everybody and every business, made from a seed.
 pub struct Population {
     /// Families; each is one household.
     pub families: Vec<Family>,
     /// Businesses, those cancelled by a conversion included.
     pub businesses: Vec<Business>,
+    /// The day on which everything is as it is.
+    pub today: Date,
 }
 
 impl Population {
@@ -37,21 +41,31 @@ impl Population {
         })
     }
 
-    /// Two parents whose youngest child is six years old, and that child.
+    /// Two parents who came from elsewhere, own a home, have bought another, and whose youngest child is six years old;
+    /// and that child.
     pub fn school_family(&self) -> Option<(&Family, &Child)> {
-        (self.families.iter().filter(|family| family.father.is_some()))
+        let settled = |family: &&Family| {
+            let Registers { home, purchase, permit, .. } = &family.registers;
+            family.father.is_some() && home.is_some() && purchase.is_some() && permit.is_some()
+        };
+        (self.families.iter().filter(settled))
             .find_map(|family| Some((family, family.children.last().filter(|c| c.birth.stage == Stage::SchoolAge)?)))
     }
 
-    /// An adult with a disability certificate in force, and the family.
+    /// An adult from elsewhere with a disability certificate in force, and the family.
     pub fn disabled_person(&self) -> Option<(&Family, &Person)> {
         let in_force = |person: &Person| person.disability.as_ref().is_some_and(|d| d.status == "VALID");
-        self.families.iter().find_map(|family| Some((family, family.parents().find(|person| in_force(person))?)))
+        let mut settled = self.families.iter().filter(|family| family.registers.permit.is_some());
+        settled.find_map(|family| Some((family, family.parents().find(|person| in_force(person))?)))
     }
 
-    /// A company that was an individual business until today.
+    /// The company that was an individual business until most recently, of an operator with a home.
     pub fn converted_business(&self) -> Option<&Business> {
-        (self.businesses.iter().filter(|business| business.predecessor.is_some()))
+        let settled = |id_no: &str| {
+            self.families.iter().any(|family| family.head().id_no == id_no && family.registers.home.is_some())
+        };
+        (self.businesses.iter())
+            .filter(|business| business.predecessor.is_some() && settled(&business.legal_representative_id_no))
             .max_by_key(|business| business.established_date)
     }
 
@@ -65,7 +79,7 @@ impl Population {
         let people = self.people().flat_map(|(_, person)| person.secrets());
         let families = self.families.iter().flat_map(|family| {
             let births = family.children.iter().map(|child| child.birth.certificate_no.as_str());
-            births.chain([family.household_no.as_str(), family.address.as_str()])
+            births.chain([family.household_no.as_str(), family.address.as_str()]).chain(family.registers.secrets())
         });
         let businesses = self.businesses.iter().flat_map(|business| {
             [business.uscc.as_str(), business.entity_name.as_str()]
@@ -82,7 +96,7 @@ impl fmt::Debug for Population {
         f.debug_struct("Population")
             .field("families", &self.families.len())
             .field("businesses", &self.businesses.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,6 +115,8 @@ pub struct Family {
     pub father: Option<Person>,
     /// Children, oldest first; never empty.
     pub children: Vec<Child>,
+    /// What they hold in other registers.
+    pub registers: Registers,
 }
 
 impl Family {

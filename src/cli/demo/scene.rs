@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::population::Population;
 use super::source::{self, RecordSource};
-use super::{SEED, play};
+use super::{SEED, cast};
 use crate::app::{App, Ended, StartError};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Matter};
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
 use crate::cli::table::{Look, Progress, Tone};
@@ -29,6 +29,8 @@ pub(super) struct Scene {
     pub(super) population: Population,
     /// Names of departments and matters.
     pub(super) catalog: Arc<Catalog>,
+    /// Everything that the departments hold.
+    pub(super) library: RecordSource,
     /// Descriptors of the records.
     pub(super) pool: DescriptorPool,
     /// The platform.
@@ -113,13 +115,16 @@ impl Scene {
         for (name, profile) in [("platform", &platform), ("household", &household)] {
             std::fs::write(dir.join(format!("{name}.toml")), toml::to_string(profile)?)?;
         }
-        for matter in play::MATTERS {
-            let case = play::case(&population, &catalog, matter)?;
-            std::fs::write(dir.join(format!("{matter}.toml")), toml::to_string(&case)?)?;
+        for matter in catalog.matters() {
+            let case = cast::case(&population, matter)?;
+            std::fs::write(dir.join(format!("{}.toml", matter.code)), toml::to_string(&case)?)?;
         }
+        let types: Vec<_> = catalog.certificate_types().map(|kind| kind.code.as_str()).collect();
+        let library = RecordSource::new(&pool, &population, &types, clock.clone())?;
         Ok(Self {
             population,
             catalog,
+            library,
             pool,
             platform: platform.client(clock.clone())?,
             household: household.client(clock)?,
@@ -132,6 +137,14 @@ impl Scene {
             config: config_file.to_owned(),
             stop,
             gateway,
+        })
+    }
+
+    /// A matter of the deployment, by its code.
+    pub(super) fn matter(&self, code: &str) -> Result<&Arc<Matter>, Failure> {
+        self.catalog.matter(code).ok_or_else(|| {
+            let known: Vec<_> = self.catalog.matters().map(|matter| matter.code.as_str()).collect();
+            Failure::new(Exit::Usage, format!("no matter `{code}`; there are {}", known.join(", ")))
         })
     }
 
@@ -164,7 +177,7 @@ impl Scene {
             writeln!(out, "  {run} status --socket {dir}/admin.sock")?;
             writeln!(out, "  curl {}/metrics", self.observe)?;
         } else {
-            writeln!(out, "  {run} demo --keep")?;
+            writeln!(out, "  {run} demo --keep, --matter CODE, or --all for every matter")?;
         }
         writeln!(out, "  {run} audit search --log {log} --key {key} --outcome DENIED")?;
         if kept {

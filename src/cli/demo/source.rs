@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 
 use super::population::Population;
 pub use super::record::RecordError;
-use super::record::{Draft, KEY_SETS, drafts, encode, message_of};
+use super::record::{Draft, drafts, encode, key_sets, message_of};
 use crate::clock::{Clock, Timestamp};
 use crate::pb::department::record_source_service_server::{RecordSourceService, RecordSourceServiceServer};
 use crate::pb::department::{FetchRecordsRequest, FetchRecordsResponse, RecordKey, SourceRecord};
@@ -109,7 +109,7 @@ pub enum TlsError {
 /// systems do: cutting them is the gateway's work. Clones share records and counter.
 #[derive(Clone)]
 pub struct RecordSource {
-    shelves: Arc<HashMap<&'static str, Shelf>>,
+    shelves: Arc<HashMap<String, Shelf>>,
     calls: Arc<AtomicU64>,
     clock: Clock,
 }
@@ -117,7 +117,7 @@ pub struct RecordSource {
 /// The records of one certificate type.
 struct Shelf {
     message: MessageDescriptor,
-    key_sets: &'static [&'static [&'static str]],
+    key_sets: Vec<Vec<String>>,
     drafts: Vec<Draft>,
     /// Positions in `drafts` by keys in the order of their names.
     index: HashMap<Vec<(String, String)>, Vec<usize>>,
@@ -133,8 +133,7 @@ impl RecordSource {
     ) -> Result<Self, RecordError> {
         let mut shelves = HashMap::new();
         for code in types {
-            let (code, key_sets) = (KEY_SETS.iter().find(|(known, _)| known == code))
-                .ok_or_else(|| RecordError::UnknownType((*code).to_owned()))?;
+            let message = message_of(pool, code)?;
             let drafts = drafts(population, code)?;
             let mut index: HashMap<_, Vec<usize>> = HashMap::new();
             for (position, draft) in drafts.iter().enumerate() {
@@ -145,9 +144,22 @@ impl RecordSource {
                     index.entry(keys).or_default().push(position);
                 }
             }
-            shelves.insert(*code, Shelf { message: message_of(pool, code)?, key_sets, drafts, index });
+            let key_sets = key_sets(&message);
+            shelves.insert((*code).to_owned(), Shelf { message, key_sets, drafts, index });
         }
         Ok(Self { shelves: Arc::new(shelves), calls: Arc::default(), clock })
+    }
+
+    /// The records that these keys find, as they would be sent.
+    pub(super) fn records(
+        &self,
+        code: &str,
+        keys: Vec<(String, String)>,
+    ) -> Result<Vec<prost_types::Any>, RecordError> {
+        let shelf = self.shelves.get(code).ok_or_else(|| RecordError::UnknownType(code.to_owned()))?;
+        let keys = keys.into_iter().map(|(name, value)| RecordKey { name, value }).collect();
+        let Ok(found) = shelf.find(keys) else { return Ok(Vec::new()) };
+        found.map(|draft| encode(&shelf.message, draft)).collect()
     }
 
     /// Calls answered so far, refusals included.
@@ -190,7 +202,7 @@ impl Shelf {
     fn find(&self, keys: Vec<RecordKey>) -> Result<impl Iterator<Item = &Draft>, Status> {
         let mut keys: Vec<_> = keys.into_iter().map(|key| (key.name, key.value)).collect();
         keys.sort();
-        let is_asked = |set: &&[&str]| {
+        let is_asked = |set: &Vec<String>| {
             set.len() == keys.len() && set.iter().all(|name| keys.iter().any(|(given, _)| given == name))
         };
         if !self.key_sets.iter().any(is_asked) {
