@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Writes the auditor's and the escrow's key pairs to a directory, for the development PKI.
-pub(crate) fn audit_keys(dir: &Path) -> io::Result<()> {
+pub fn audit_keys(dir: &Path) -> io::Result<()> {
     for name in ["auditor", "escrow"] {
         let key = PrivateKey::generate().map_err(io::Error::other)?;
         key.write(&dir.join(format!("{name}.key"))).map_err(io::Error::other)?;

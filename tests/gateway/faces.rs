@@ -58,21 +58,21 @@ async fn the_catalog_shows_what_the_caller_may_use() {
     let site = Site::start().await;
     let mut platform = CatalogServiceClient::new(site.channel.clone());
     let types = platform.list_certificate_types(pb::ListCertificateTypesRequest {}).await.unwrap().into_inner();
-    assert_eq!(types.certificate_types.len(), 14);
+    assert_eq!(types.certificate_types.len(), 19);
     let birth = pb::GetCertificateTypeRequest { code: "birth_medical_certificate".into() };
     let found = platform.get_certificate_type(birth.clone()).await.unwrap().into_inner();
     let pool = prost_reflect::DescriptorPool::decode(found.descriptor_set.as_ref()).unwrap();
     assert!(pool.get_message_by_name(&found.summary.unwrap().message).is_some(), "the descriptors are complete");
 
-    // Transport takes part in one of the matters, with the business licence.
+    // Transport takes part in matters that need licences, and one that needs an identity.
     let mut transport = CatalogServiceClient::new(site.channel_of("JT", "transport"));
     let types = transport.list_certificate_types(pb::ListCertificateTypesRequest {}).await.unwrap().into_inner();
     let codes: Vec<_> = types.certificate_types.iter().map(|found| found.code.as_str()).collect();
-    assert_eq!(codes, ["business_license"]);
+    assert_eq!(codes, ["business_license", "resident_identity"]);
     let grants = transport.list_grants(pb::ListGrantsRequest::default()).await.unwrap().into_inner().grants;
     assert!(!grants.is_empty() && grants.iter().all(|grant| grant.consumer == "JT"));
     let matters = transport.list_matters(pb::ListMattersRequest {}).await.unwrap().into_inner().matters;
-    assert_eq!(matters.len(), 1);
+    assert_eq!(matters.len(), 2);
     let hidden = transport.get_certificate_type(birth).await;
     site.refused(hidden, Code::InvalidArgument, "CERTIFICATE_TYPE_UNKNOWN");
     assert_eq!(site.close().await.len(), 1, "only the refusal is on record");

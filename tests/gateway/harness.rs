@@ -191,7 +191,7 @@ async fn serve(script: Script, department: &str, name: &str, stop: CancellationT
     address
 }
 
-/// The reference deployment's configuration on free ports, with these sources and two that nobody answers for.
+/// The reference deployment's configuration on free ports, with these sources and others that nobody answers for.
 pub(crate) async fn deployment(birth: &Script, population: &Script, stop: &CancellationToken) -> String {
     let here = std::env::current_dir().unwrap().join("deploy/heshan");
     let here = here.to_str().unwrap();

@@ -83,7 +83,12 @@ async fn unknown_fields_never_leave() {
 
 #[tokio::test]
 async fn a_provider_that_is_down_or_missing_says_so() {
-    let site = Site::start().await;
+    let site = Site::with(|config| {
+        for source in &mut config.sources {
+            source.certificate_types.retain(|code| code != "residence_permit");
+        }
+    })
+    .await;
     let disability = pb::LookupRequest {
         matter: "disability_services".into(),
         certificate_type: "disability_certificate".into(),
