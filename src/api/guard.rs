@@ -130,8 +130,7 @@ where
             method: row.map_or(rpcs::UNKNOWN, |row| row.path),
             token: head.token,
             caller_request_id: head.caller_request_id,
-            traceparent: Some(head.trace.to_string()),
-            trace_id: Some(*head.trace.trace_id()),
+            trace: head.trace,
             started,
             deadline: started + head.timeout.unwrap_or(Duration::from_millis(self.config.default_timeout_ms)),
         };
@@ -192,7 +191,7 @@ where
     fn finished(&self, row: Option<&'static Rpc>, started: Instant, response: Response<Body>) -> Response<Body> {
         let (method, code, took) = (row.map_or(rpcs::UNKNOWN, |row| row.path), code_of(&response), started.elapsed());
         self.gateway.metrics.request(method, code_name(code), took);
-        tracing::info!(code = code_name(code), took_us = took.as_micros(), "answered");
+        tracing::debug!(code = code_name(code), took_us = took.as_micros(), "answered");
         response
     }
 }

@@ -10,6 +10,7 @@ use std::{fs, io};
 
 use time::Date;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::entry::{self, Entry, StartEntry, StopEntry};
 use super::frame::{Header, Kind, MAX_BODY, PER_SEGMENT};
@@ -74,12 +75,12 @@ impl Journal {
                 }
             }
         });
-        let (limit, linger, held) = (config.batch, Duration::from_micros(config.linger_us), lock.clone());
+        let (limit, pace, held) = (config.batch, Duration::from_micros(config.pace_us), lock.clone());
         let thread = std::thread::Builder::new()
             .name("audit-writer".into())
             .spawn(move || {
                 let _held = held;
-                writer.run(waiting, &answers, limit, linger);
+                writer.run(waiting, &answers, limit, pace);
             })
             .map_err(in_dir)?;
         Ok(Self {
@@ -247,20 +248,26 @@ impl Writer {
         mut queue: mpsc::Receiver<(Plain, Waiter)>,
         answers: &mpsc::UnboundedSender<Vec<(Waiter, Recorded)>>,
         limit: usize,
-        linger: Duration,
+        pace: Duration,
     ) {
+        /// Entries in one batch that tell a busy log from a quiet one.
+        const BUSY: usize = 4;
         let _closed = Closed(self.shared.clone());
         let mut batch = Vec::new();
         let answer = |done| drop(answers.send(done));
+        // When the next write of a busy log is due.
+        let mut due: Option<Instant> = None;
         while queue.blocking_recv_many(&mut batch, limit) > 0 {
-            if !linger.is_zero() && batch.len() < limit {
-                pause(linger);
+            let early = due.and_then(|due| due.checked_duration_since(Instant::now()));
+            if let Some(early) = early.filter(|_| batch.len() < limit) {
+                pause(early);
                 while batch.len() < limit
                     && let Ok(entry) = queue.try_recv()
                 {
                     batch.push(entry);
                 }
             }
+            due = (batch.len() >= BUSY).then(|| Instant::now() + pace);
             if let Err(error) = self.write(&mut batch, answer) {
                 // After a failed sync nobody knows what is on the disk, and asking again would only seem to help. All
                 // who wait find their channel closed.
@@ -391,6 +398,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the writer's own thread, not a worker of the runtime")]
-fn pause(linger: Duration) {
-    std::thread::sleep(linger);
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }

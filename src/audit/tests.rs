@@ -448,15 +448,20 @@ async fn concurrent_appends_get_distinct_consecutive_places_and_are_all_readable
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lingering_gathers_entries_into_one_batch() {
+async fn a_busy_log_gathers_entries_and_a_quiet_one_writes_at_once() {
     let mut site = Site::new();
-    site.config.linger_us = 100_000;
+    site.config.pace_us = 100_000;
     let journal = site.open();
-    let answers = join_all((0..5).map(|_| journal.append(look(PERSON)))).await;
-    assert!(answers.iter().all(Result::is_ok));
+    let busy = async |number: usize| {
+        let answers = join_all((0..number).map(|_| journal.append(look(PERSON)))).await;
+        assert!(answers.iter().all(Result::is_ok));
+    };
+    // Enough at once that some batch of them is busy; what comes right behind shares one batch.
+    busy(2000).await;
+    busy(3).await;
     journal.close("drained");
     let positions: Vec<_> = layout(&site.segment(0)).iter().map(|(_, header, _)| header.batch_pos).collect();
-    assert_eq!(positions, [0, 1, 0, 1, 2, 3, 4, 0]);
+    assert_eq!(positions[positions.len() - 4..], [0, 1, 2, 0], "three together, then STOP");
 }
 
 #[tokio::test]

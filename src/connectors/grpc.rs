@@ -24,7 +24,7 @@ impl GrpcSource {
     async fn call(&self, query: &Query, deadline: Instant) -> Result<pb::FetchRecordsResponse, Status> {
         let mut request = Request::new(message(query));
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        if let Some(traceparent) = query.traceparent.as_deref().and_then(|text| text.parse().ok()) {
+        if let Ok(traceparent) = query.trace.to_string().parse() {
             request.metadata_mut().insert("traceparent", traceparent);
         }
         self.client.clone().fetch_records(request).await.map(tonic::Response::into_inner)

@@ -26,7 +26,7 @@ use crate::identity::Purpose;
 use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 use crate::limits::Limits;
 use crate::policy::{Permit, answers_subject};
-use crate::telemetry::{CacheResult, LimitScope, Metrics};
+use crate::telemetry::{CacheResult, LimitScope, Metrics, TraceContext};
 
 use flight::{FlightKey, Flights};
 
@@ -103,7 +103,7 @@ pub struct Query {
     /// Who asks and for what.
     pub purpose: Arc<Purpose>,
     /// W3C trace context to hand on, if the request has one.
-    pub traceparent: Option<String>,
+    pub trace: TraceContext,
 }
 
 /// What a source sent, not yet checked.

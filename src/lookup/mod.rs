@@ -18,13 +18,17 @@ mod reason;
 mod record;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
 pub use reason::{Reason, Refused};
@@ -37,7 +41,7 @@ use crate::identity::{Caller, Purpose, TokenVerifier};
 use crate::ids::{CaseId, RequestId};
 use crate::limits::{Limits, Tally};
 use crate::policy::{Mask, Permit, Policy, PolicyHash, WithheldReason, project};
-use crate::telemetry::{FieldDecision, LimitScope, LogKind, Metrics};
+use crate::telemetry::{FieldDecision, LimitScope, LogKind, Metrics, TraceContext};
 
 use record::Draft;
 
@@ -80,10 +84,8 @@ pub struct Call {
     pub token: Option<String>,
     /// The caller's own id, at most 64 characters.
     pub caller_request_id: Option<String>,
-    /// W3C `traceparent` to hand on.
-    pub traceparent: Option<String>,
-    /// W3C trace id.
-    pub trace_id: Option<[u8; 16]>,
+    /// W3C trace, continued.
+    pub trace: TraceContext,
     /// When the call began.
     pub started: Instant,
     /// When it must end.
@@ -104,8 +106,7 @@ pub struct CallStart {
     pub method: &'static str,
     pub token: Option<String>,
     pub caller_request_id: Option<String>,
-    pub traceparent: Option<String>,
-    pub trace_id: Option<[u8; 16]>,
+    pub trace: TraceContext,
     pub started: Instant,
     pub deadline: Instant,
 }
@@ -204,24 +205,11 @@ impl Gateway {
     /// # Errors
     /// The refusal if the caller asks too often.
     pub async fn admit(&self, start: CallStart) -> Result<Call, Refusal> {
-        let CallStart { id, caller, peer, method, token, caller_request_id, traceparent, trace_id, started, deadline } =
-            start;
+        let CallStart { id, caller, peer, method, token, caller_request_id, trace, started, deadline } = start;
         let admitted = self.limits.admit_caller(&caller);
         let (taken, settled) = (AtomicBool::new(false), AtomicBool::new(false));
-        let call = Call {
-            id,
-            caller,
-            peer,
-            method,
-            token,
-            caller_request_id,
-            traceparent,
-            trace_id,
-            started,
-            deadline,
-            taken,
-            settled,
-        };
+        let call =
+            Call { id, caller, peer, method, token, caller_request_id, trace, started, deadline, taken, settled };
         match admitted {
             Ok(()) => Ok(call),
             Err(limited) => {
@@ -231,15 +219,15 @@ impl Gateway {
         }
     }
 
-    /// One lookup, from its token to its record. It runs in a task of its own: a caller who goes away, which drops the
-    /// returned future, ends the lookup as CANCELLED and can't escape the log.
+    /// One lookup, from its token to its record. A caller who goes away, which drops the returned future, ends the lookup
+    /// as CANCELLED and can't escape the log.
     ///
     /// # Errors
     /// The refusal, recorded.
     pub async fn lookup(self: &Arc<Self>, call: Arc<Call>, request: LookupRequest) -> Result<Answer, Refusal> {
         call.take();
         let gateway = self.clone();
-        own_task(move |gone| async move {
+        Unescapable::new(move |gone| async move {
             let mut draft = Draft::new(&call);
             let ended = gateway.bounded(&call, &gone, gateway.answer(&call, request, &mut draft)).await;
             gateway.close(&call, draft, ended).await
@@ -289,7 +277,7 @@ impl Gateway {
             subject,
             fields: permit.fetch_fields(),
             purpose: purpose.clone(),
-            traceparent: call.traceparent.clone(),
+            trace: call.trace,
         };
         let fetched = self.connectors.fetch(&permit, query, call.deadline).await.map_err(|error| {
             draft.detail(&error.to_string());
@@ -426,18 +414,42 @@ impl Gateway {
     }
 }
 
-/// Runs `work` in a task of its own. If the returned future is dropped, the token given to `work` is cancelled.
-async fn own_task<T, F>(work: impl FnOnce(CancellationToken) -> F) -> Result<T, Refusal>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, Refusal>> + Send + 'static,
-{
-    use tracing::Instrument as _;
-    let gone = CancellationToken::new();
-    let task = tokio::spawn(work(gone.clone()).in_current_span());
-    let _guard: DropGuard = gone.drop_guard();
-    // A task that panicked left no entry: the guard of the API sees that the call is not settled and records it.
-    task.await.unwrap_or_else(|_| Err(Refusal { refused: Reason::Internal.into(), recorded: None }))
+/// Work that ends whether or not its caller waits for it. As long as the caller does, it runs within the caller's task,
+/// which saves one; if it is dropped unfinished, it is told that the caller is gone and goes on in a task of its own.
+struct Unescapable<T: Send + 'static> {
+    /// None once it has ended.
+    work: Option<BoxFuture<'static, T>>,
+    gone: CancellationToken,
+}
+
+impl<T: Send + 'static> Unescapable<T> {
+    fn new<F: Future<Output = T> + Send + 'static>(work: impl FnOnce(CancellationToken) -> F) -> Self {
+        let gone = CancellationToken::new();
+        Self { work: Some(Box::pin(work(gone.clone()))), gone }
+    }
+}
+
+impl<T: Send + 'static> Future for Unescapable<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        // Work that panics is not polled again: the guard of the API sees that the call is not settled and records it.
+        let mut running = self.work.take();
+        let polled = running.as_mut().map_or(Poll::Pending, |work| work.as_mut().poll(cx));
+        if polled.is_pending() {
+            self.work = running;
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for Unescapable<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.gone.cancel();
+            tokio::spawn(async move { drop(work.await) }.in_current_span());
+        }
+    }
 }
 
 /// No durable record, no data.

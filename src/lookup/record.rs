@@ -20,7 +20,7 @@ impl Draft {
             caller_request_id: call.caller_request_id.clone().unwrap_or_default(),
             peer: Some(call.peer),
             method: call.method.to_owned(),
-            trace_id: call.trace_id,
+            trace_id: Some(*call.trace.trace_id()),
             ..AccessEntry::new(call.id, call.caller.id().clone(), Outcome::Rejected)
         })
     }

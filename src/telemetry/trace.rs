@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rand::RngCore as _;
+
 /// Length of the header's value, which never varies.
 const LEN: usize = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".len();
 
@@ -93,10 +95,10 @@ impl FromStr for TraceContext {
 #[error("not a traceparent of version 00")]
 pub struct TraceError;
 
-/// Random bytes, never all zero. Should the random source fail, the id is a constant: a trace id protects nothing.
+/// Random bytes, never all zero. They tell calls apart and protect nothing.
 fn random<const N: usize>() -> [u8; N] {
-    let mut id = [1; N];
-    let _ = aws_lc_rs::rand::fill(&mut id);
+    let mut id = [0; N];
+    rand::rng().fill_bytes(&mut id);
     if id == [0; N] { [1; N] } else { id }
 }
 
