@@ -67,6 +67,65 @@ pub enum Ended {
     Cut(usize),
 }
 
+/// Everything that the configuration and the files it names say, read and checked; nothing is bound, opened or written.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The listener's trust material.
+    pub generation: Generation,
+    /// Certificate types, matters, departments.
+    pub catalog: Catalog,
+    /// Issuers' keys and platforms.
+    pub tokens: TokenVerifier,
+    /// Grants.
+    pub policy: Policy,
+    /// Departments' sources, not yet connected.
+    pub connectors: Connectors,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+}
+
+impl Loaded {
+    /// Reads everything. Must be called within a runtime, which sources' channels belong to.
+    ///
+    /// # Errors
+    /// All faults of all files at once.
+    pub fn load(config: &Config, clock: &Clock) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        let limits = Arc::new(Limits::new(&config.limits));
+
+        let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, clock));
+        let catalog = Catalog::read(&config.catalog, &mut faults);
+        if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
+            faults.of(&config.file, format!("[audit] {error}"));
+        }
+        let loaded = catalog.map(|catalog| {
+            let registered = |code: &crate::ids::DepartmentCode| catalog.department(code).is_some();
+            let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
+            let cache = AnswerCache::new(&config.cache, clock.clone());
+            let connectors = Connectors::new(
+                &config.file,
+                &config.sources,
+                &catalog,
+                cache,
+                limits.clone(),
+                clock.clone(),
+                metrics.clone(),
+            );
+            let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
+            let policy = gather(&mut faults, Policy::load(&config.policy, &catalog));
+            let connectors = gather(&mut faults, connectors);
+            (catalog, tokens, policy, connectors)
+        });
+        match (generation, loaded, faults.0.is_empty()) {
+            (Some(generation), Some((catalog, Some(tokens), Some(policy), Some(connectors))), true) => {
+                Ok(Self { generation, catalog, tokens, policy, connectors, limits, metrics })
+            }
+            _ => Err(faults),
+        }
+    }
+}
+
 /// A gateway that is built, bound to its ports and not yet serving.
 #[derive(Debug)]
 pub struct App {
@@ -87,35 +146,8 @@ impl App {
     /// See [`StartError`]; faults of the configuration come all at once. The log is opened last, so a gateway that can't
     /// start leaves no entry.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let mut faults = Faults::default();
-        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
-        let limits = Arc::new(Limits::new(&config.limits));
-
-        let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, &clock));
-        let catalog = gather(&mut faults, Catalog::load(&config.catalog));
-        let loaded = catalog.map(|catalog| {
-            let registered = |code: &crate::ids::DepartmentCode| catalog.department(code).is_some();
-            let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
-            let cache = AnswerCache::new(&config.cache, clock.clone());
-            let connectors = Connectors::new(
-                &config.file,
-                &config.sources,
-                &catalog,
-                cache,
-                limits.clone(),
-                clock.clone(),
-                metrics.clone(),
-            );
-            let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
-            let policy = gather(&mut faults, Policy::load(&config.policy, &catalog));
-            let connectors = gather(&mut faults, connectors);
-            (catalog, tokens, policy, connectors)
-        });
-        let (Some(generation), Some((catalog, Some(tokens), Some(policy), Some(connectors)))) = (generation, loaded)
-        else {
-            return Err(faults.into());
-        };
-
+        let Loaded { generation, catalog, tokens, policy, connectors, limits, metrics } =
+            Loaded::load(&config, &clock)?;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
         let start = StartInfo { gateway: generation.server_id().to_string(), policy: *policy.hash().as_bytes() };

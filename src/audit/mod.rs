@@ -136,7 +136,8 @@ impl AuditConfig {
         Err(OpenError::Option(wrong))
     }
 
-    fn load_recipients(&self) -> Result<Vec<PublicKey>, OpenError> {
+    /// Reads the public keys.
+    pub fn load_recipients(&self) -> Result<Vec<PublicKey>, OpenError> {
         let mut keys = Vec::with_capacity(self.recipients.len());
         for file in &self.recipients {
             let key = PublicKey::load(file).map_err(|source| OpenError::Recipient { file: file.clone(), source })?;

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::de::{Deserialize as _, DeserializeOwned};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
+
 /// One fault of a configuration, catalog or grant file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -28,6 +32,41 @@ impl Faults {
     /// Adds a fault of a whole file.
     pub fn of(&mut self, file: &Path, message: impl Into<String>) {
         self.0.push(Fault { file: file.into(), line: None, message: message.into() });
+    }
+
+    /// Adds a fault of TOML's form or of a value's type.
+    fn toml(&mut self, file: &Path, text: &str, error: &toml::de::Error) {
+        self.at(file, text, error.span().map_or(0, |span| span.start), error.message());
+    }
+
+    /// The tables and values of a TOML text, or all its faults of form.
+    pub fn table<'t>(&mut self, file: &Path, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        errors.iter().for_each(|error| self.toml(file, text, error));
+        errors.is_empty().then_some(table)
+    }
+
+    /// What a table says, or why it does not.
+    pub fn typed<T: DeserializeOwned>(&mut self, file: &Path, text: &str, table: Spanned<DeTable<'_>>) -> Option<T> {
+        T::deserialize(Deserializer::from(table)).map_err(|error| self.toml(file, text, &error)).ok()
+    }
+
+    /// Takes an array of tables out of a table. Each entry that is not of the type is a fault of its own and left out.
+    pub fn entries<T: DeserializeOwned>(
+        &mut self,
+        file: &Path,
+        text: &str,
+        table: &mut Spanned<DeTable<'_>>,
+        name: &str,
+    ) -> Vec<Spanned<T>> {
+        let Some(array) = table.get_mut().remove(name) else { return Vec::new() };
+        let start = array.span().start;
+        let DeValue::Array(array) = array.into_inner() else {
+            self.at(file, text, start, format!("each is written as [[{name}]]"));
+            return Vec::new();
+        };
+        let typed = |entry| Spanned::deserialize(ValueDeserializer::from(entry));
+        array.into_iter().filter_map(|entry| typed(entry).map_err(|error| self.toml(file, text, &error)).ok()).collect()
     }
 
     /// `value` if there was no fault.

@@ -31,6 +31,11 @@ pub(super) struct Departments {
 }
 
 impl Departments {
+    /// False if their file could not be read: then little can be said of who names them.
+    pub(super) const fn are_known(&self) -> bool {
+        !self.unreadable
+    }
+
     /// True if the department is registered.
     pub(super) fn has(&self, code: &DepartmentCode) -> bool {
         self.unreadable || self.by_code.contains_key(code)
@@ -52,11 +57,14 @@ impl Departments {
 /// Reads the file of departments.
 pub(super) fn departments(file: &Path, faults: &mut Faults) -> Departments {
     let mut departments = Departments::default();
-    let Some((text, parsed)) = read_toml::<DepartmentsFile>(file, faults) else {
+    let read = read_text(file, faults);
+    let Some((text, mut table)) = read.as_ref().and_then(|text| Some((text, faults.table(file, text)?))) else {
         departments.unreadable = true;
         return departments;
     };
-    for entry in parsed.department {
+    let entries = faults.entries::<DepartmentEntry>(file, text, &mut table, "department");
+    let _: Option<Nothing> = faults.typed(file, text, table);
+    for entry in entries {
         let offset = entry.span().start;
         let entry = entry.into_inner();
         let added = match entry.code.as_ref().parse() {
@@ -66,7 +74,7 @@ pub(super) fn departments(file: &Path, faults: &mut Faults) -> Departments {
             Err(error) => Err(format!("code: {error}")),
         };
         if let Err(message) = added {
-            faults.at(file, &text, offset, message);
+            faults.at(file, text, offset, message);
         }
     }
     departments
@@ -215,21 +223,15 @@ fn read_matter(file: &Path, departments: &Departments, faults: &mut Faults) -> O
 
 /// The file's text and what it says.
 fn read_toml<T: DeserializeOwned>(file: &Path, faults: &mut Faults) -> Option<(String, T)> {
-    let bytes = read(file, MAX_TOML_BYTES, faults)?;
-    let Ok(text) = String::from_utf8(bytes) else {
-        faults.of(file, "is not UTF-8");
-        return None;
-    };
-    match toml::from_str(&text) {
-        Ok(parsed) => Some((text, parsed)),
-        Err(error) => {
-            match error.span() {
-                Some(span) => faults.at(file, &text, span.start, error.message()),
-                None => faults.of(file, error.message()),
-            }
-            None
-        }
-    }
+    let text = read_text(file, faults)?;
+    let table = faults.table(file, &text)?;
+    let parsed = faults.typed(file, &text, table)?;
+    Some((text, parsed))
+}
+
+fn read_text(file: &Path, faults: &mut Faults) -> Option<String> {
+    let text = String::from_utf8(read(file, MAX_TOML_BYTES, faults)?);
+    text.map_err(|_| faults.of(file, "is not UTF-8")).ok()
 }
 
 fn read(file: &Path, most: u64, faults: &mut Faults) -> Option<Vec<u8>> {
@@ -248,11 +250,10 @@ fn is_text(text: &str) -> bool {
     (1..=MAX_TEXT_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
+/// A table that holds nothing else.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DepartmentsFile {
-    department: Vec<Spanned<DepartmentEntry>>,
-}
+struct Nothing {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -91,14 +91,24 @@ impl Catalog {
     /// Every fault found, each with its file and, for TOML, its line.
     pub fn load(config: &CatalogConfig) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        let departments = files::departments(&config.departments, &mut faults);
-        let matters = files::matters(&config.matters, &departments, &mut faults);
+        match Self::read(config, &mut faults) {
+            Some(catalog) => faults.or(catalog),
+            None => Err(faults),
+        }
+    }
+
+    /// The catalog as far as it is sound, so that what builds on it can be checked in the same run; it must not serve if
+    /// there was a fault. None if the descriptors can't be read.
+    pub fn read(config: &CatalogConfig, faults: &mut Faults) -> Option<Self> {
+        let departments = files::departments(&config.departments, faults);
+        let known = departments.are_known();
+        let matters = files::matters(&config.matters, &departments, faults);
         let further: Vec<_> = (config.descriptor_sets.iter())
-            .filter_map(|file| Some((file.as_path(), files::descriptor_set(file, &mut faults)?)))
+            .filter_map(|file| Some((file.as_path(), files::descriptor_set(file, faults)?)))
             .collect();
         let mut sets = vec![(Path::new("built-in descriptors"), crate::pb::DESCRIPTOR_SET)];
         sets.extend(further.iter().map(|(file, bytes)| (*file, bytes.as_slice())));
-        Self::build(&sets, departments, matters, faults)
+        Self::build(&sets, departments, matters, faults).filter(|_| known)
     }
 
     /// A catalog of parts at hand, for tests and tools; `descriptor_sets` are serialized `FileDescriptorSet`s with their
@@ -129,17 +139,20 @@ impl Catalog {
             }
         }
         let sets: Vec<_> = descriptor_sets.iter().map(|bytes| (Path::new("descriptor set"), *bytes)).collect();
-        Self::build(&sets, registered, by_code, faults)
+        match Self::build(&sets, registered, by_code, &mut faults) {
+            Some(catalog) => faults.or(catalog),
+            None => Err(faults),
+        }
     }
 
     fn build(
         sets: &[(&Path, &[u8])],
         departments: Departments,
         matters: BTreeMap<String, Arc<Matter>>,
-        mut faults: Faults,
-    ) -> Result<Self, Faults> {
-        let Some(pool) = descriptors::pool(sets, &mut faults) else { return Err(faults) };
-        let types = load::certificate_types(&pool, &departments, &mut faults);
+        faults: &mut Faults,
+    ) -> Option<Self> {
+        let pool = descriptors::pool(sets, faults)?;
+        let types = load::certificate_types(&pool, &departments, faults);
         let departments = departments.by_code;
         let hash = hash(sets, &departments, &matters);
         let attributes = (types.values())
@@ -147,7 +160,7 @@ impl Catalog {
             .flat_map(|set| &set.keys)
             .map(|key| key.attribute.clone())
             .collect();
-        faults.or(Self { types, matters, departments, attributes, pool, hash })
+        Some(Self { types, matters, departments, attributes, pool, hash })
     }
 
     /// A certificate type by its code.

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod audit;
 pub mod call;
 pub mod case;
+pub mod check;
 pub mod client;
 pub mod demo;
 pub mod pki;
@@ -22,6 +23,7 @@ use clap::{Parser, Subcommand};
 use crate::app::StartError;
 use crate::audit::keys::PrivateKey;
 use crate::catalog::Faults;
+use crate::clock::Clock;
 
 /// How a command ends: its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +94,8 @@ struct Cli {
 enum Command {
     /// Runs a gateway.
     Serve(serve::ServeArgs),
+    /// Checks a configuration and every file that it names, without starting.
+    Check(check::CheckArgs),
     /// Shows a whole county at work on this machine: departments, gateway, platform, auditor.
     Demo(demo::DemoArgs),
     /// Calls a gateway as another system's engineer would.
@@ -140,6 +144,7 @@ pub fn audit_keys(dir: &Path) -> io::Result<()> {
 async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(args, out).await,
+        Command::Check(args) => check::run(&args, &Clock::system(), out),
         Command::Demo(args) => demo::run(args, out).await,
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),

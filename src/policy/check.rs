@@ -506,8 +506,11 @@ fn unknown_field(path: &str, certificate_type: &CertificateType) -> String {
 
 /// "no mask `namezh` (`name_zh`?)".
 fn unknown<'a>(what: &str, name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
-    // A third of the letters may be wrong; beyond that a suggestion is noise.
-    let bound = (name.chars().count() / 3).max(1);
+    // A third of the letters may be wrong, or two of them exchanged; beyond that a suggestion is noise.
+    let bound = match name.chars().count() {
+        ..=3 => 1,
+        letters => (letters / 3).max(2),
+    };
     let near = candidates.map(|candidate| (distance(name, candidate), candidate)).min();
     match near.filter(|(distance, _)| *distance <= bound) {
         Some((_, near)) => format!("no {what} `{name}` (`{near}`?)"),

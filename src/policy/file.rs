@@ -36,28 +36,30 @@ impl GrantFile {
         format!("{}/{}.toml", self.matter, self.provider)
     }
 
-    /// Its content; faults of form go to `faults`.
+    /// Its content, as far as it has the form; every entry that has not is a fault of its own.
     pub(super) fn parse(&self, faults: &mut Faults) -> Option<GrantsTable> {
-        match toml::from_str(&self.text) {
-            Ok(table) => Some(table),
-            Err(error) => {
-                let offset = error.span().map_or(0, |span| span.start);
-                faults.at(&self.path, &self.text, offset, error.message());
-                None
-            }
-        }
+        let mut table = faults.table(&self.path, &self.text)?;
+        let grant = faults.entries(&self.path, &self.text, &mut table, "grant");
+        let deny = faults.entries(&self.path, &self.text, &mut table, "deny");
+        let Head { matter, provider } = faults.typed(&self.path, &self.text, table)?;
+        Some(GrantsTable { matter, provider, grant, deny })
     }
 }
 
-/// A whole file. What is missing is empty here and found by `check`, so that all faults show at once.
+/// What stands above the entries.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Head {
+    matter: Spanned<String>,
+    provider: Spanned<String>,
+}
+
+/// A whole file. What is missing is empty here and found by `check`, so that all faults show at once.
+#[derive(Debug)]
 pub(super) struct GrantsTable {
     pub(super) matter: Spanned<String>,
     pub(super) provider: Spanned<String>,
-    #[serde(default)]
     pub(super) grant: Vec<Spanned<GrantEntry>>,
-    #[serde(default)]
     pub(super) deny: Vec<Spanned<DenyEntry>>,
 }
 

@@ -89,6 +89,15 @@ fn each_rule_is_checked() {
 }
 
 #[test]
+fn every_entry_without_the_form_is_found_at_once() {
+    let text = entry("surprise = 1") + &entry("id = \"h\"\nroles = 7") + &entry("id = \"i\"\nmode = \"red\"");
+    let found = faults(&text);
+    let lines: Vec<_> = found.iter().filter_map(|fault| fault.line).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(lines.is_sorted() && lines[0] < lines[2], "{lines:?}");
+}
+
+#[test]
 fn a_birth_date_must_not_give_away_a_masked_number() {
     let number = "fields = [\"mother.id_no\"]\nmask = { \"mother.id_no\" = \"id_number\" }";
     let born = "id = \"h\"\nfields = [\"birth_datetime\"]";
