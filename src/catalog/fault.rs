@@ -42,7 +42,9 @@ impl Faults {
     /// The tables and values of a TOML text, or all its faults of form.
     pub fn table<'t>(&mut self, file: &Path, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
         let (table, errors) = DeTable::parse_recoverable(text);
-        errors.iter().for_each(|error| self.toml(file, text, error));
+        for error in &errors {
+            self.toml(file, text, error);
+        }
         errors.is_empty().then_some(table)
     }
 
