@@ -239,7 +239,7 @@ async fn nothing_of_a_person_is_in_log_lines_metrics_or_the_logs_bytes() {
     for id in ids {
         assert!(lines.contains(&id), "request {id} has its line");
     }
-    for line in lines.lines().filter(|line|  line.contains("fetch failed")) {
+    for line in lines.lines().filter(|line| line.contains("fetch failed")) {
         assert!(line.contains("request_id"), "{line}");
     }
 }
@@ -288,7 +288,11 @@ fn copy_of_the_deployment() -> TempDir {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap() {
             let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-            if from.is_dir() { copy(&from, &to) } else { drop(std::fs::copy(from, to).unwrap()) }
+            if from.is_dir() {
+                copy(&from, &to)
+            } else {
+                std::fs::copy(from, to).unwrap();
+            }
         }
     }
     let dir = tempfile::tempdir().unwrap();

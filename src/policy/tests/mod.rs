@@ -5,6 +5,7 @@ mod answer;
 mod decide;
 mod deploy;
 mod load;
+mod noleak;
 mod project;
 
 use std::collections::BTreeMap;

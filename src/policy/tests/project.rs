@@ -12,11 +12,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::{Mask, Permit, ProjectError, project};
+use super::noleak::cases;
 use super::{FieldSpec, Spec, certificate_type, message, permit, text};
 use crate::catalog::{CertificateType, Fields, ValueKind, Wire};
 
 /// A random type: up to five fields a message, messages up to three deep.
-fn random_fields(rng: &mut StdRng, depth: usize) -> Vec<FieldSpec> {
+pub(super) fn random_fields(rng: &mut StdRng, depth: usize) -> Vec<FieldSpec> {
     let mut numbers: Vec<u32> = vec![1, 2, 3, 15, 16, 200, 5000];
     (0..rng.random_range(1..=5))
         .map(|at| {
@@ -76,15 +77,15 @@ fn message_proto(name: &str, full: &str, fields: &[FieldSpec]) -> DescriptorProt
 }
 
 /// Writes random records of a type.
-struct Writer {
-    rng: StdRng,
-    /// Unique text planted in each string and bytes value, with its leaf.
-    markers: Vec<(usize, String)>,
+pub(super) struct Writer {
+    pub(super) rng: StdRng,
+    /// What is unique in each value that is long enough, with its leaf.
+    pub(super) markers: Vec<(usize, Vec<u8>)>,
 }
 
 impl Writer {
     /// A record twice: as a tidy source sends it, and with unknown fields and fields in wrong encodings in between.
-    fn message(&mut self, fields: &[FieldSpec], first_leaf: usize) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn message(&mut self, fields: &[FieldSpec], first_leaf: usize) -> (Vec<u8>, Vec<u8>) {
         let (mut tidy, mut noisy) = (Vec::new(), Vec::new());
         let mut leaf = first_leaf;
         for field in fields {
@@ -138,14 +139,21 @@ impl Writer {
                 let marker = format!("m{:08x}k", self.rng.random::<u32>());
                 // Long enough that no mask shows the marker or omits the value.
                 put(&mut out, number, format!("王小明一二三{marker}四五六七八").as_bytes());
-                self.markers.push((leaf, marker));
+                self.markers.push((leaf, marker.into_bytes()));
             }
             Wire::Varint if packed => {
                 let mut values = Vec::new();
                 (0..self.rng.random_range(0..4)).for_each(|_| encode_varint(self.rng.random(), &mut values));
                 put(&mut out, number, &values);
             }
-            Wire::Varint => put_key_varint(&mut out, number, self.rng.random()),
+            Wire::Varint => {
+                // Ten bytes when encoded.
+                let value = self.rng.random::<u64>() | 1 << 63;
+                put_key_varint(&mut out, number, value);
+                let mut marker = Vec::new();
+                encode_varint(value, &mut marker);
+                self.markers.push((leaf, marker));
+            }
             Wire::Fixed32 | Wire::Fixed64 => {
                 let (size, wire) =
                     if wire == Wire::Fixed32 { (4, WireType::ThirtyTwoBit) } else { (8, WireType::SixtyFourBit) };
@@ -156,6 +164,9 @@ impl Writer {
                 } else {
                     encode_key(number, wire, &mut out);
                     out.extend_from_slice(&values);
+                    if size == 8 {
+                        self.markers.push((leaf, values));
+                    }
                 }
             }
         }
@@ -163,7 +174,7 @@ impl Writer {
     }
 }
 
-fn put(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+pub(super) fn put(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     encode_key(number, WireType::LengthDelimited, out);
     encode_varint(value.len() as u64, out);
     out.extend_from_slice(value);
@@ -241,12 +252,12 @@ fn holds_nothing_else(record: &DynamicMessage) -> bool {
         })
 }
 
-fn contains(haystack: &[u8], needle: &str) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle.as_bytes())
+pub(super) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(cases(500))]
 
     #[test]
     fn it_gives_what_the_reference_gives_and_nothing_else(seed in any::<u64>(), at in any::<prop::sample::Index>(), noise in any::<u8>()) {
