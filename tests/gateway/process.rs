@@ -289,7 +289,7 @@ fn copy_of_the_deployment() -> TempDir {
         for entry in std::fs::read_dir(from).unwrap() {
             let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
             if from.is_dir() {
-                copy(&from, &to)
+                copy(&from, &to);
             } else {
                 std::fs::copy(from, to).unwrap();
             }
