@@ -1,5 +1,12 @@
 //! Fuzz targets: functions over bytes, run here on stable Rust over mutated seeds. See README.md beside this file.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "test code"
+)]
 
 mod runner;
 mod targets;

@@ -13,7 +13,9 @@ pub(crate) fn run(name: &str, seeds: &[Vec<u8>], few: u64, target: impl Fn(&[u8]
         return target(&std::fs::read(file).unwrap());
     }
     let cases = std::env::var("ONCEGATE_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(few);
-    seeds.iter().for_each(|seed| target(seed));
+    for seed in seeds {
+        target(seed);
+    }
     for case in 0..cases {
         let mut rng = StdRng::seed_from_u64(case);
         let input = mutated(&seeds[rng.random_range(0..seeds.len())], &mut rng);
@@ -37,7 +39,7 @@ fn mutated(seed: &[u8], rng: &mut StdRng) -> Vec<u8> {
         match rng.random_range(0..7) {
             0 if place < input.len() => input[place] ^= 1 << rng.random_range(0..8),
             1 if place < input.len() => {
-                input[place] = *[0, 1, 0x7f, 0x80, 0xff, b'.', b'"'].get(rng.random_range(0..7)).unwrap()
+                input[place] = *[0, 1, 0x7f, 0x80, 0xff, b'.', b'"'].get(rng.random_range(0..7)).unwrap();
             }
             2 => drop(input.drain(place..end)),
             3 => {

@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 
 use super::rpcs::{self, Audit, Needs, Rpc};
 use super::status::{self, REQUEST_ID};
-use crate::certs::Connection;
+use crate::certs::{self, Connection, RefusedRequest};
 use crate::ids::RequestId;
 use crate::lookup::{Call, CallStart, Gateway, Reason, Refusal, Refused};
 use crate::telemetry::TraceContext;
@@ -116,13 +116,16 @@ where
 {
     async fn handle(mut self, id: RequestId, row: Option<&'static Rpc>, request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
-        if row.is_some_and(|row| row.audit == Audit::Exempt) {
-            return self.inner.call(request).await.unwrap_or_else(|never| match never {});
-        }
-        let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
+        let Some((connection, refusal)) = judged(&request) else {
             return Status::internal("the connection was not admitted").into_http();
         };
-        let head = Head::read(request.headers(), &self.config);
+        let exempt = row.is_some_and(|row| row.audit == Audit::Exempt);
+        if exempt && refusal.is_none() {
+            return self.inner.call(request).await.unwrap_or_else(|never| match never {});
+        }
+        let mut head = Head::read(request.headers(), &self.config);
+        // Nothing else matters on such a connection.
+        head.fault = refusal.map(Refused::from).or(head.fault);
         let start = CallStart {
             id,
             caller: connection.caller().clone(),
@@ -156,8 +159,11 @@ where
             let refusal = self.gateway.reject(call, refused).await;
             status::of(&refusal, call.id).into_http()
         };
+        if let Some(fault) = fault {
+            return refuse(fault).await;
+        }
         let Some(row) = row else { return refuse(Reason::MethodUnknown.into()).await };
-        if let Some(fault) = form(&request, row).or(fault) {
+        if let Some(fault) = form(&request, row) {
             return refuse(fault).await;
         }
         let Ok(_place) = self.places.clone().try_acquire_owned() else {
@@ -194,6 +200,19 @@ where
         tracing::debug!(code = code_name(code), took_us = took.as_micros(), "answered");
         response
     }
+}
+
+/// By which connection a request came, and why that one no longer allows it.
+fn judged(request: &Request<Body>) -> Option<(Arc<Connection>, Option<Reason>)> {
+    let extensions = request.extensions();
+    if let Some(RefusedRequest { connection, refusal }) = extensions.get() {
+        let reason = match refusal {
+            certs::Refusal::NotTrusted => Reason::CertificateUntrusted,
+            certs::Refusal::Expired => Reason::CertificateExpired,
+        };
+        return Some((connection.clone(), Some(reason)));
+    }
+    Some((extensions.get::<Arc<Connection>>()?.clone(), None))
 }
 
 /// What the headers of a call say.
@@ -266,6 +285,9 @@ fn form(request: &Request<Body>, row: &Rpc) -> Option<Refused> {
     if request.uri().query().is_some() {
         return malformed("query");
     }
+    if !own_authority(request) {
+        return malformed("authority");
+    }
     let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     if !matches!(content_type, Some(b"application/grpc" | b"application/grpc+proto")) {
         return malformed("content-type");
@@ -275,6 +297,15 @@ fn form(request: &Request<Body>, row: &Rpc) -> Option<Refused> {
     }
     let tokens = request.headers().get_all(header::AUTHORIZATION).iter().count();
     (row.needs == Needs::Token && tokens != 1).then(|| Reason::TokenMissing.into())
+}
+
+/// True if `:authority`, and `host` if it is sent too, names a host and port alike: which of two would count is not for us
+/// to choose. Which name it is does not matter: names of the gateway are its certificate's concern, checked by clients.
+fn own_authority<B>(request: &Request<B>) -> bool {
+    let Some(authority) = request.uri().authority() else { return false };
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let same = hosts.all(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()));
+    same && !authority.as_str().contains('@')
 }
 
 /// Why a call was answered before any handler recorded it: tonic's own refusals, put as gRPC means them.

@@ -75,6 +75,8 @@ const fn meaning(reason: Reason) -> (Code, &'static str) {
         Reason::TokenTimeInvalid => (Unauthenticated, "the token's times lie in the future or too far apart"),
         Reason::TokenAudienceMismatch => (Unauthenticated, "the token is meant for another trust domain"),
         Reason::TokenNotBound => (Unauthenticated, "the token is bound to another client certificate"),
+        Reason::CertificateExpired => (Unauthenticated, "the client certificate has expired; connect with another"),
+        Reason::CertificateUntrusted => (Unauthenticated, "the client certificate is no longer trusted"),
         Reason::ConsumerNotDelegated => (PermissionDenied, "the caller or the issuer may not act for this consumer"),
         Reason::PurposeMismatch => (PermissionDenied, "the request differs from the purpose stated in the token"),
 

@@ -116,6 +116,16 @@ pub enum Refusal {
     Expired,
 }
 
+/// Stands in the extensions of a request that its connection no longer allows, where an `Arc<Connection>` stands
+/// otherwise: the service must refuse it, and knows whose it was.
+#[derive(Debug, Clone)]
+pub struct RefusedRequest {
+    /// The connection that it came by.
+    pub connection: Arc<Connection>,
+    /// Why it is refused.
+    pub refusal: Refusal,
+}
+
 /// Why a socket or connection is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Turned {

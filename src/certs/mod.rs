@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! TCP ─► caps ─► TLS 1.3 handshake: chain, CA ─► department, SPIFFE ID ─► ALPN h2 ─► registered Connection
-//!     ─► HTTP/2 ─► per request: Gate::admit ─► service
+//!     ─► HTTP/2 ─► per request: Gate::admit ─► service, or the evidence of refusal to it
 //! ```
 //!
 //! - [`Generation`] is one immutable, validated set of trust material; a rotation installs the next one.
@@ -23,7 +23,7 @@ pub mod upstream;
 
 pub use config::{ClientCaConfig, HardeningConfig, TlsConfig};
 pub use connection::{Connection, Order};
-pub use gate::{Gate, GateStatus, NotNewer, Refusal, Swept};
+pub use gate::{Gate, GateStatus, NotNewer, Refusal, RefusedRequest, Swept};
 pub use generation::Generation;
 pub use serve::serve;
 pub use trust::{ChainError, JudgeError};

@@ -24,7 +24,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::config::HardeningConfig;
 use super::connection::Order;
-use super::gate::{Gate, Place, Registered};
+use super::gate::{Gate, Place, RefusedRequest, Registered};
 use super::generation::ALPN;
 use super::guard::Guarded;
 
@@ -34,7 +34,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// Serves `service` on `listener` until `shutdown` is ready, then lets requests under way finish within the grace
 /// (`shutdown_grace_ms`). Returns how many connections were cut because they did not.
 ///
-/// Every request was admitted by the gate and carries an `Arc<Connection>` in its extensions.
+/// A request that the gate admitted carries an `Arc<Connection>` in its extensions. Any other carries a
+/// [`RefusedRequest`] instead, so that the refusal can be recorded; a service that looks for neither serves nobody.
 pub async fn serve<S>(listener: TcpListener, gate: Arc<Gate>, service: S, shutdown: impl Future<Output = ()>) -> usize
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
@@ -186,14 +187,13 @@ impl Host {
         let requests = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let admitted = gate.admit(&stamp);
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(stamp.clone());
-            let service = service.clone();
-            async move {
-                match admitted {
-                    Ok(()) => service.oneshot(request).await,
-                    Err(refusal) => Ok(tonic::Status::unauthenticated(refusal.to_string()).into_http()),
+            match admitted {
+                Ok(()) => drop(request.extensions_mut().insert(stamp.clone())),
+                Err(refusal) => {
+                    request.extensions_mut().insert(RefusedRequest { connection: stamp.clone(), refusal });
                 }
             }
+            service.clone().oneshot(request)
         });
         let transport = Guarded::new(
             tls,

@@ -233,6 +233,9 @@ async fn answer(request: http::Request<Body>) -> Result<http::Response<Body>, st
     if let Some(pause) = request.uri().path().strip_prefix("/slow/") {
         tokio::time::sleep(Duration::from_millis(pause.parse().unwrap())).await;
     }
+    if let Some(refused) = request.extensions().get::<super::RefusedRequest>() {
+        return Ok(tonic::Status::unauthenticated(refused.refusal.to_string()).into_http());
+    }
     let caller = request.extensions().get::<Arc<Connection>>().unwrap().caller().id().to_string();
     Ok(http::Response::builder().header("x-caller", caller).body(Body::empty()).unwrap())
 }

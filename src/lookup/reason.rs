@@ -24,6 +24,8 @@ pub enum Reason {
     TokenNotBound = 7,
     ConsumerNotDelegated = 8,
     PurposeMismatch = 9,
+    CertificateExpired = 10,
+    CertificateUntrusted = 11,
 
     RequestMalformed = 20,
     MessageTooLarge = 21,
@@ -68,7 +70,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::TokenMissing,
         Self::TokenMalformed,
         Self::TokenUntrusted,
@@ -78,6 +80,8 @@ impl Reason {
         Self::TokenNotBound,
         Self::ConsumerNotDelegated,
         Self::PurposeMismatch,
+        Self::CertificateExpired,
+        Self::CertificateUntrusted,
         Self::RequestMalformed,
         Self::MessageTooLarge,
         Self::MethodUnknown,

@@ -9,6 +9,7 @@
     reason = "test code"
 )]
 
+mod attacks;
 mod collect;
 mod faces;
 mod harness;

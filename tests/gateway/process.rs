@@ -25,15 +25,15 @@ use crate::harness::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
 
 /// `oncegate serve` as a child, ended with the test.
-struct Server {
-    child: Child,
-    address: String,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) address: String,
     lines: Arc<Mutex<String>>,
 }
 
 impl Server {
-    fn start(config: &Path) -> Self {
-        let mut child = Command::new(PROGRAM)
+    fn start(config: &Path, mut program: Command) -> Self {
+        let mut child = program
             .args(["serve", "--config"])
             .arg(config)
             .stdout(Stdio::piped())
@@ -54,11 +54,11 @@ impl Server {
         Self { child, address, lines }
     }
 
-    fn client(&self) -> LookupServiceClient<tonic::transport::Channel> {
+    pub(crate) fn client(&self) -> LookupServiceClient<tonic::transport::Channel> {
         LookupServiceClient::new(profile(&self.address, "ZS", "platform").client(Clock::system()).unwrap().channel)
     }
 
-    fn terminate(mut self) -> Option<i32> {
+    pub(crate) fn terminate(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.child.wait().unwrap().code()
@@ -73,14 +73,14 @@ impl Drop for Server {
 }
 
 /// A place with a configuration for the program.
-struct Place {
+pub(crate) struct Place {
     dir: TempDir,
-    birth: Script,
+    pub(crate) birth: Script,
     stop: CancellationToken,
 }
 
 impl Place {
-    async fn new(change: impl FnOnce(String) -> String) -> Self {
+    pub(crate) async fn new(change: impl FnOnce(String) -> String) -> Self {
         let (birth, stop) = (Script::new(), CancellationToken::new());
         let dir = tempfile::tempdir().unwrap();
         let text = deployment(&birth, &Script::new(), &stop).await;
@@ -88,11 +88,18 @@ impl Place {
         Self { dir, birth, stop }
     }
 
-    fn start(&self) -> Server {
-        Server::start(&self.dir.path().join("gateway.toml"))
+    pub(crate) fn start(&self) -> Server {
+        Server::start(&self.dir.path().join("gateway.toml"), Command::new(PROGRAM))
     }
 
-    fn log(&self) -> Vec<LoggedEntry> {
+    /// With so few descriptors, sockets and files together.
+    pub(crate) fn start_with_descriptors(&self, count: u32) -> Server {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {count}; exec {PROGRAM} \"$@\""), "sh"]);
+        Server::start(&self.dir.path().join("gateway.toml"), shell)
+    }
+
+    pub(crate) fn log(&self) -> Vec<LoggedEntry> {
         let key = PrivateKey::load(&out().join("audit/auditor.key")).unwrap();
         LogReader::open(&self.dir.path().join("run/log"), key).unwrap().collect::<Result<_, _>>().unwrap()
     }
@@ -104,7 +111,7 @@ impl Drop for Place {
     }
 }
 
-fn with_token<T>(message: T) -> Request<T> {
+pub(crate) fn with_token<T>(message: T) -> Request<T> {
     let token = key_of("platform").sign(&claims(&Clock::system(), "GA")).unwrap();
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

@@ -38,6 +38,19 @@ fn set_times(claims: &mut Value, from: i64, until: i64) {
 }
 
 #[tokio::test]
+async fn a_certificate_that_expires_on_an_open_connection_is_refused_and_recorded() {
+    let site = Site::start().await;
+    site.birth.answers(vec![birth()]);
+    site.lookup("GA", request()).await.unwrap();
+    // Development certificates live 397 days.
+    site.clock.advance(Duration::from_hours(400 * 24));
+    let late = site.lookup("GA", request()).await;
+    site.refused(late, Code::Unauthenticated, "CERTIFICATE_EXPIRED");
+    let entries = site.close().await;
+    assert_eq!(entries.len(), 2);
+}
+
+#[tokio::test]
 async fn a_token_that_breaks_a_rule_is_refused() {
     let site = Site::start().await;
     for (what, change, reason) in CASES {
