@@ -47,9 +47,6 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// A fault of the program.
-    #[error("descriptors: {0}")]
-    Descriptors(#[from] tonic_reflection::server::Error),
 }
 
 impl From<Faults> for StartError {

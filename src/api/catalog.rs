@@ -29,7 +29,7 @@ impl CatalogView {
         grants
     }
 
-    fn certificate_types(&self, caller: &Caller) -> Vec<Arc<CertificateType>> {
+    pub(super) fn certificate_types(&self, caller: &Caller) -> Vec<Arc<CertificateType>> {
         let codes: BTreeSet<_> = self.grants(caller).into_iter().map(|grant| grant.certificate_type.clone()).collect();
         codes.iter().filter_map(|code| self.0.catalog.certificate_type(code).cloned()).collect()
     }

@@ -6,24 +6,28 @@ mod catalog;
 mod convert;
 pub mod guard;
 mod lookup;
+mod reflection;
 pub mod rpcs;
 pub mod status;
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_reflection::pb::v1::server_reflection_server::ServerReflectionServer;
 
 pub use admin::{Admin, AdminConfig, Problems, Role, RoleConfig, serve as serve_admin};
 pub use guard::{CallConfig, Guard};
 
+use reflection::Reflection;
+
+use crate::catalog::Faults;
 use crate::lookup::Gateway;
 use crate::pb::gateway::catalog_service_server::CatalogServiceServer;
 use crate::pb::gateway::lookup_service_server::LookupServiceServer;
 
-/// Files whose services reflection shows.
-const REFLECTED: &str = "oncegate/gateway/v1/";
+/// A question to reflection, in bytes.
+const MAX_REFLECTION_BYTES: usize = 4096;
 
 /// Everything on the gateway's port.
 ///
@@ -33,31 +37,24 @@ pub fn services(
     gateway: Arc<Gateway>,
     config: CallConfig,
     health: HealthServer<impl Health>,
-) -> Result<Guard<Routes>, tonic_reflection::server::Error> {
+) -> Result<Guard<Routes>, Faults> {
     let lookup = LookupServiceServer::new(lookup::Lookup(gateway.clone()))
         .max_decoding_message_size(config.max_request_bytes)
         .max_encoding_message_size(config.max_answer_bytes);
     let catalog = CatalogServiceServer::new(catalog::CatalogView(gateway.clone()))
         .max_decoding_message_size(config.max_request_bytes)
         .max_encoding_message_size(config.max_answer_bytes);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_file_descriptor_set(reflected())
-        .build_v1()?;
+    let reflection = Reflection::new(catalog::CatalogView(gateway.clone()))?;
+    let reflection = ServerReflectionServer::new(reflection).max_decoding_message_size(MAX_REFLECTION_BYTES);
     let routes = Routes::new(lookup).add_service(catalog).add_service(health).add_service(reflection).prepare();
     Ok(Guard::new(routes, gateway, config))
-}
-
-/// The gateway's own API with all that it imports, and nothing of the other areas.
-fn reflected() -> prost_types::FileDescriptorSet {
-    let mut set = prost_types::FileDescriptorSet::decode(crate::pb::DESCRIPTOR_SET).unwrap_or_default();
-    set.file.retain(|file| file.name().starts_with(REFLECTED) || file.name().starts_with("google/"));
-    set
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use prost::Message as _;
 
     use super::*;
 

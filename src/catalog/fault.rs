@@ -29,6 +29,11 @@ impl Faults {
         self.0.push(Fault { file: file.into(), line: Some(line), message: message.into() });
     }
 
+    /// Adds a fault of a line, counted from 1, if it is known.
+    pub fn line(&mut self, file: &Path, line: Option<usize>, message: impl Into<String>) {
+        self.0.push(Fault { file: file.into(), line, message: message.into() });
+    }
+
     /// Adds a fault of a whole file.
     pub fn of(&mut self, file: &Path, message: impl Into<String>) {
         self.0.push(Fault { file: file.into(), line: None, message: message.into() });

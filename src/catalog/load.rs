@@ -392,7 +392,19 @@ impl<'a> Reader<'a> {
 
     fn fault(&mut self, path: &str, message: impl AsRef<str>) {
         let dot = if path.is_empty() { "" } else { "." };
-        self.faults.of(self.file, format!("{}{dot}{path}: {}", self.message.name(), message.as_ref()));
+        let line = self.line_of(path);
+        self.faults.line(self.file, line, format!("{}{dot}{path}: {}", self.message.name(), message.as_ref()));
+    }
+
+    /// Where the message, or its field at the head of the path, is declared; known if the descriptors came with their
+    /// source information.
+    fn line_of(&self, path: &str) -> Option<usize> {
+        let head = path.split('.').next().and_then(|name| self.message.get_field_by_name(name));
+        let place = head.as_ref().map_or_else(|| self.message.path(), FieldDescriptor::path);
+        let file = self.message.parent_file();
+        let source = file.file_descriptor_proto().source_code_info.as_ref()?;
+        let location = source.location.iter().find(|location| location.path == place)?;
+        usize::try_from(*location.span.first()?).ok().map(|line| line + 1)
     }
 }
 

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod audit;
 pub mod call;
 pub mod case;
+pub mod catalog;
 pub mod check;
 pub mod client;
 pub mod demo;
@@ -94,6 +95,8 @@ struct Cli {
 enum Command {
     /// Runs a gateway.
     Serve(serve::ServeArgs),
+    /// Lists and shows certificate types and matters; compiles a department's own types.
+    Catalog(catalog::CatalogArgs),
     /// Checks a configuration and every file that it names, without starting.
     Check(check::CheckArgs),
     /// Shows a whole county at work on this machine: departments, gateway, platform, auditor.
@@ -144,6 +147,7 @@ pub fn audit_keys(dir: &Path) -> io::Result<()> {
 async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(args, out).await,
+        Command::Catalog(args) => catalog::run(&args, out),
         Command::Check(args) => check::run(&args, &Clock::system(), out),
         Command::Demo(args) => demo::run(args, out).await,
         Command::Call(args) => call::run(args, out).await,

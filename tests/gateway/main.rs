@@ -20,3 +20,4 @@ mod policy;
 mod process;
 mod provider;
 mod tokens;
+mod types;
