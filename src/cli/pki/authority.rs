@@ -1,11 +1,12 @@
 //! Certificate authorities and what they issue.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -69,8 +70,35 @@ impl Authority {
         output.private(&format!("{name}.key"), key.as_bytes())
     }
 
+    /// The CA that an earlier run wrote as `name`.pem and `name`.key.
+    pub(super) fn load(name: &Path, trust_domain: &str) -> Result<Self, PkiError> {
+        let read = |extension: &str| {
+            let path = name.with_extension(extension);
+            std::fs::read_to_string(&path).map_err(|source| PkiError::Io { path, source })
+        };
+        let certificate = read("pem")?;
+        let key = KeyPair::from_pem(&Zeroizing::new(read("key")?))?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
+        Ok(Self { certificate, trust_domain: trust_domain.into(), issuer })
+    }
+
+    /// A client certificate for the key of a request (PKCS#10, PEM). The name is the CA's to give: whatever names the
+    /// request holds are left out.
+    pub(super) fn sign(&self, request: &str, spiffe_id: &str, validity: &Validity) -> Result<String, PkiError> {
+        let request = CertificateSigningRequestParams::from_pem(request)?;
+        let params = self.leaf(spiffe_id, Use::Client, validity)?;
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
+    }
+
     /// A certificate whose one URI name is `spiffe_id`.
     pub(super) fn issue(&self, spiffe_id: &str, usage: Use, validity: &Validity) -> Result<Identity, PkiError> {
+        let params = self.leaf(spiffe_id, usage, validity)?;
+        let key = new_key()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Identity { certificate, key: Zeroizing::new(key.serialize_pem()) })
+    }
+
+    fn leaf(&self, spiffe_id: &str, usage: Use, validity: &Validity) -> Result<CertificateParams, PkiError> {
         let name = spiffe_id.rsplit('/').next().unwrap_or(spiffe_id);
         let mut params = params(name, &self.trust_domain, validity.from, validity.leaf_until);
         params.use_authority_key_identifier_extension = true;
@@ -87,9 +115,7 @@ impl Authority {
                 ]);
             }
         }
-        let key = new_key()?;
-        let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Identity { certificate, key: Zeroizing::new(key.serialize_pem()) })
+        Ok(params)
     }
 }
 

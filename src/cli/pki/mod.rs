@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 pub use settings::{DepartmentSettings, GatewaySettings, PkiSettings, PlatformSettings};
 
 use crate::clock::{Clock, Timestamp};
+use crate::identity::mint::jwks_from_public_key;
+use crate::ids::{DepartmentCode, SpiffeId};
 
 /// Arguments of `oncegate pki`.
 #[derive(Debug, Args)]
@@ -31,6 +33,39 @@ pub struct PkiArgs {
 enum PkiCommand {
     /// Make development certificates and keys for every department (never for production)
     Init(InitArgs),
+    /// Make a client certificate for a system whose key was made elsewhere, from its request (CSR)
+    Sign(SignArgs),
+    /// Write the key set (JWKS) with which the gateway verifies tokens that a key signs
+    Jwks(JwksArgs),
+}
+
+#[derive(Debug, Args)]
+struct SignArgs {
+    /// The request (PKCS#10, PEM)
+    #[arg(long, value_name = "FILE")]
+    csr: PathBuf,
+    /// The department whose CA signs
+    #[arg(long, value_name = "CODE")]
+    department: DepartmentCode,
+    /// The system's name: the certificate says spiffe://<trust domain>/<department>/<system>
+    #[arg(long, value_name = "NAME")]
+    system: String,
+    /// Where the certificate goes
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// The development PKI
+    #[arg(long, value_name = "DIR", default_value = "certs-dev/out")]
+    pki: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct JwksArgs {
+    /// The public key (P-256 or Ed25519, PEM)
+    #[arg(long, value_name = "FILE")]
+    public_key: PathBuf,
+    /// Where the key set goes
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -46,13 +81,41 @@ struct InitArgs {
     force: bool,
 }
 
+fn sign(args: &SignArgs, out: &mut dyn Write) -> Result<(), PkiError> {
+    let settings = PkiSettings::built_in()?;
+    let validity = Validity::new(&settings, Clock::system().now());
+    let id = format!("spiffe://{}/{}/{}", settings.trust_domain, args.department, args.system);
+    id.parse::<SpiffeId>().map_err(|error| PkiError::Name(error.to_string()))?;
+    let authority = Authority::load(&args.pki.join("ca").join(args.department.as_str()), &settings.trust_domain)?;
+    let certificate = authority.sign(&read(&args.csr)?, &id, &validity)?;
+    std::fs::write(&args.out, certificate).map_err(|source| PkiError::Io { path: args.out.clone(), source })?;
+    Ok(writeln!(out, "{id} in {}", args.out.display())?)
+}
+
+fn jwks(args: &JwksArgs, out: &mut dyn Write) -> Result<(), PkiError> {
+    let keys = jwks_from_public_key(read(&args.public_key)?.as_bytes())
+        .map_err(|error| PkiError::Name(format!("{}: {error}", args.public_key.display())))?;
+    std::fs::write(&args.out, format!("{keys:#}\n"))
+        .map_err(|source| PkiError::Io { path: args.out.clone(), source })?;
+    let kid = keys.pointer("/keys/0/kid").and_then(|kid| kid.as_str()).unwrap_or_default();
+    Ok(writeln!(out, "kid {kid} in {}", args.out.display())?)
+}
+
+fn read(path: &Path) -> Result<String, PkiError> {
+    std::fs::read_to_string(path).map_err(|source| PkiError::Io { path: path.into(), source })
+}
+
 /// Runs `oncegate pki`. `write_audit_keys` writes the auditor's and the escrow's keys to the directory it is given.
 pub fn run(
     args: &PkiArgs,
     write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
     out: &mut dyn Write,
 ) -> Result<(), PkiError> {
-    let PkiCommand::Init(init) = &args.command;
+    let init = match &args.command {
+        PkiCommand::Init(init) => init,
+        PkiCommand::Sign(args) => return sign(args, out),
+        PkiCommand::Jwks(args) => return jwks(args, out),
+    };
     let settings = match &init.settings {
         Some(file) => PkiSettings::load(file)?,
         None => PkiSettings::built_in()?,
@@ -160,6 +223,12 @@ pub enum PkiError {
         /// What is wrong.
         message: String,
     },
+    /// A name or key given to the command can't be used.
+    #[error("{0}")]
+    Name(String),
+    /// The answer can't be written.
+    #[error(transparent)]
+    Output(#[from] io::Error),
     /// The directory is complete and `force` was not given.
     #[error("{} has certificates and keys already; --force makes new ones", .0.display())]
     Exists(PathBuf),

@@ -1,0 +1,168 @@
+"""A client of oncegate with stock grpcio: looks one certificate up, collects a case, and meets each kind of error.
+
+    python client.py PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...]
+    python client.py PROFILE CASE collect CONSUMER
+    python client.py PROFILE CASE deadline CONSUMER TYPE ROLE FIELD
+    python client.py PROFILE CASE cancel CONSUMER
+
+PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON, one object a line.
+"""
+
+import base64
+import hashlib
+import json
+import sys
+import time
+import tomllib
+import uuid
+
+import grpc
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import error_details_pb2, status_pb2
+from oncegate.gateway.v1 import catalog_service_pb2, catalog_service_pb2_grpc
+from oncegate.gateway.v1 import lookup_service_pb2 as api
+from oncegate.gateway.v1 import lookup_service_pb2_grpc, types_pb2
+
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class Client:
+    def __init__(self, profile, case):
+        self.profile, self.case = profile, case
+        credentials = grpc.ssl_channel_credentials(
+            read(profile["ca"]), read(profile["key"]), read(profile["certificate"])
+        )
+        self.channel = grpc.secure_channel(profile["address"].removeprefix("https://"), credentials)
+        leaf = x509.load_pem_x509_certificate(read(profile["certificate"])).public_bytes(serialization.Encoding.DER)
+        self.thumbprint = encode(hashlib.sha256(leaf).digest())
+        self.key = serialization.load_pem_private_key(read(profile["token_key"]), None)
+
+    def token(self, consumer):
+        """A token for one consumer and this case, bound to the client certificate (RFC 8705)."""
+        now = int(time.time())
+        numbers = self.key.public_key().public_numbers()
+        jwk = {"crv": "P-256", "kty": "EC", "x": coordinate(numbers.x), "y": coordinate(numbers.y)}
+        kid = encode(hashlib.sha256(json.dumps(jwk, separators=(",", ":")).encode()).digest())  # RFC 7638
+        domain = self.profile["caller"].split("/")[2]
+        claims = {
+            "iss": self.profile["issuer"], "sub": self.profile["officer"], "aud": f"spiffe://{domain}",
+            "client_id": self.profile["caller"], "iat": now, "nbf": now, "exp": now + 300, "jti": str(uuid.uuid4()),
+            "cnf": {"x5t#S256": self.thumbprint},
+            "authorization_details": [{
+                "type": "oncegate", "matter": self.case["matter"], "case": self.case["case_id"], "consumer": consumer,
+                "legal_basis": "STATUTORY_DUTY", "legal_basis_reference": self.case["citation"],
+                "purpose": self.case["purpose"],
+            }],
+        }
+        return jwt.encode(claims, self.key, algorithm="ES256", headers={"typ": "at+jwt", "kid": kid})
+
+    def metadata(self, consumer):
+        return [("authorization", "Bearer " + self.token(consumer)), ("x-request-id", "python-client")]
+
+    def subjects(self):
+        return [
+            types_pb2.CaseSubject(
+                role=subject["role"],
+                attributes=[types_pb2.Attribute(name=n, value=v) for n, v in subject.items() if n != "role"],
+            )
+            for subject in self.case["subjects"]
+        ]
+
+    def lookup(self, consumer, certificate_type, role, fields, timeout=5):
+        request = api.LookupRequest(
+            matter=self.case["matter"], case_id=self.case["case_id"], certificate_type=certificate_type,
+            subject_role=role, subjects=self.subjects(), read_mask=FieldMask(paths=fields.split(",")),
+        )
+        stub = lookup_service_pb2_grpc.LookupServiceStub(self.channel)
+        return stub.Lookup(request, timeout=timeout, metadata=self.metadata(consumer))
+
+    def collect(self, consumer, timeout=10):
+        request = api.CollectRequest(
+            matter=self.case["matter"], case_id=self.case["case_id"], subjects=self.subjects()
+        )
+        stub = lookup_service_pb2_grpc.LookupServiceStub(self.channel)
+        return stub.Collect(request, timeout=timeout, metadata=self.metadata(consumer))
+
+    def message_class(self, certificate_type):
+        """The record's class from the descriptors that the gateway serves: no generated code for records."""
+        stub = catalog_service_pb2_grpc.CatalogServiceStub(self.channel)
+        found = stub.GetCertificateType(catalog_service_pb2.GetCertificateTypeRequest(code=certificate_type), timeout=5)
+        pool = descriptor_pool.DescriptorPool()
+        for file in descriptor_pb2.FileDescriptorSet.FromString(found.descriptor_set).file:
+            pool.Add(file)
+        return message_factory.GetMessageClass(pool.FindMessageTypeByName(found.summary.message))
+
+
+def encode(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def coordinate(number):
+    return encode(number.to_bytes(32, "big"))
+
+
+def details(error):
+    """Code, reason, metadata and retry of an error: google.rpc.Status in the trailers."""
+    trailers = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
+    found = {"code": error.code().name, "reason": None}
+    for detail in status.details:
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            found |= {"reason": info.reason, "domain": info.domain, "metadata": dict(info.metadata)}
+        elif detail.Unpack(retry):
+            found["retry_ms"] = retry.retry_delay.ToMilliseconds()
+    found["on_record"] = "oncegate-receipt-bin" in trailers
+    return found
+
+
+def say(value):
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def main(profile, case, command, *arguments):
+    client = Client(tomllib.loads(read(profile).decode()), tomllib.loads(read(case).decode()))
+    try:
+        if command == "lookup":
+            answer = client.lookup(*arguments)
+            record_class = client.message_class(arguments[1])
+            for record in answer.records:
+                shown = record_class.FromString(record.record.value)
+                say({
+                    "record": json_format.MessageToDict(shown, preserving_proto_field_name=True),
+                    "masked": {field.path: field.mask for field in record.masked},
+                    "withheld": {field.path: types_pb2.WithheldReason.Name(field.reason) for field in record.withheld},
+                })
+            say({"receipt": {"origin": answer.receipt.origin, "index": answer.receipt.index}})
+        elif command == "collect":
+            for event in client.collect(*arguments):
+                kind = event.WhichOneof("event")
+                if kind == "plan":
+                    say({"plan": [f"{item.certificate_type} of {item.subject_role}" for item in event.plan.items]})
+                elif kind == "item":
+                    say({"item": event.item.number, "records": len(event.item.answer.records),
+                         "error": event.item.error.message or None})
+                else:
+                    say({"summary": json_format.MessageToDict(event.summary)})
+        elif command == "deadline":
+            client.lookup(*arguments, timeout=0.0005)
+        elif command == "cancel":
+            call = client.collect(*arguments)
+            call.cancel()
+            next(call)
+    except grpc.RpcError as error:
+        say(details(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
