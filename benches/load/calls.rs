@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::measure::{Paced, Sample, cpu};
 use crate::site::{Site, request};
@@ -110,15 +112,12 @@ fn note(failed: &AtomicUsize, status: &tonic::Status) {
     }
 }
 
-/// Connections that called once and then stay silent.
-pub(crate) async fn idle_connections(site: &Site, count: usize) -> Vec<LookupServiceClient<Channel>> {
-    let token: MetadataValue<Ascii> = format!("Bearer {}", site.token()).parse().unwrap();
+/// Connections that asked once whether the gateway serves, and then stay silent.
+pub(crate) async fn idle_connections(site: &Site, count: usize) -> Vec<HealthClient<Channel>> {
     let mut open = Vec::new();
     for _ in 0..count {
-        let mut client = LookupServiceClient::new(site.channel(site.address()));
-        let mut call = Request::new(request(0));
-        call.metadata_mut().insert("authorization", token.clone());
-        client.lookup(call).await.expect("an answer");
+        let mut client = HealthClient::new(site.channel(site.address()));
+        client.check(HealthCheckRequest::default()).await.expect("an answer");
         open.push(client);
     }
     open
