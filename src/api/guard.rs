@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use serde::Deserialize;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -22,6 +23,7 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use super::rpcs::{self, Audit, Needs, Rpc};
+use super::single::Single;
 use super::status::{self, REQUEST_ID};
 use crate::certs::{self, Connection, RefusedRequest};
 use crate::ids::RequestId;
@@ -121,6 +123,10 @@ where
         };
         let exempt = row.is_some_and(|row| row.audit == Audit::Exempt);
         if exempt && refusal.is_none() {
+            // Not recorded, but not for free.
+            if let Err(limited) = self.gateway.limits.admit_caller(connection.caller()) {
+                return Status::resource_exhausted(limited.to_string()).into_http();
+            }
             return self.inner.call(request).await.unwrap_or_else(|never| match never {});
         }
         let mut head = Head::read(request.headers(), &self.config);
@@ -171,6 +177,7 @@ where
             return refuse(Refused { retry_after, ..Refused::new(Reason::GatewayLimited) }).await;
         };
         request.extensions_mut().insert(call.clone());
+        let request = request.map(|body| Body::new(Single::new(body)));
 
         let handled = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let handled = tokio::time::timeout_at(call.deadline + DEADLINE_GRACE, handled).await;
@@ -363,12 +370,13 @@ impl Drop for Unsaid {
     fn drop(&mut self) {
         let Some(call) = self.call.take().filter(|call| !call.is_taken() && !call.is_settled()) else { return };
         let gateway = self.gateway.clone();
-        tokio::spawn(
-            async move {
-                let _: Refusal = gateway.reject(&call, Reason::Cancelled.into()).await;
-            }
-            .in_current_span(),
-        );
+        let record = async move {
+            let _: Refusal = gateway.reject(&call, Reason::Cancelled.into()).await;
+        };
+        // Without a runtime the process is going down, and nothing can be recorded any more.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(record.in_current_span());
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod guard;
 mod lookup;
 mod reflection;
 pub mod rpcs;
+mod single;
 pub mod status;
 
 use std::sync::Arc;

@@ -69,7 +69,7 @@ impl Reflection {
         names
     }
 
-    fn answer(&self, caller: &Caller, request: &pb::ServerReflectionRequest) -> MessageResponse {
+    fn answer(&self, visible: &BTreeSet<String>, request: &pb::ServerReflectionRequest) -> MessageResponse {
         let found = match &request.message_request {
             Some(MessageRequest::ListServices(_)) => {
                 let service = SERVICES.map(|name| pb::ServiceResponse { name: name.to_owned() }).into();
@@ -95,7 +95,6 @@ impl Reflection {
             }
             None => return error(tonic::Code::InvalidArgument, "say what to look for"),
         };
-        let visible = self.visible(caller);
         match found.filter(|file| visible.contains(file.name())) {
             Some(file) => MessageResponse::FileDescriptorResponse(pb::FileDescriptorResponse {
                 file_descriptor_proto: with_imports(file).iter().map(FileDescriptor::encode_to_vec).collect(),
@@ -146,10 +145,10 @@ impl ServerReflection for Reflection {
     ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
         let connection = connection.ok_or_else(|| Status::internal("the connection was not admitted"))?;
-        let this = self.clone();
+        let (this, visible) = (self.clone(), self.visible(connection.caller()));
         let answers = request.into_inner().take(MAX_QUESTIONS).map(move |request| {
             let request = request?;
-            let answer = this.answer(connection.caller(), &request);
+            let answer = this.answer(&visible, &request);
             Ok(pb::ServerReflectionResponse {
                 valid_host: request.host.clone(),
                 original_request: Some(request),
@@ -179,6 +178,8 @@ mod tests {
         let served: BTreeSet<_> = super::super::rpcs::RPCS
             .iter()
             .filter_map(|rpc| rpc.path.trim_start_matches('/').split('/').next())
+            // Operators' service is on a socket of its own.
+            .filter(|service| !service.starts_with("oncegate.admin."))
             .collect();
         assert_eq!(served, SERVICES.into_iter().collect());
     }

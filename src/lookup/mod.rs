@@ -26,6 +26,7 @@ use std::task::{Context, Poll};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -447,7 +448,10 @@ impl<T: Send + 'static> Drop for Unescapable<T> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
             self.gone.cancel();
-            tokio::spawn(async move { drop(work.await) }.in_current_span());
+            // Without a runtime the process is going down, and nothing can be recorded any more.
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn(async move { drop(work.await) }.in_current_span());
+            }
         }
     }
 }

@@ -114,6 +114,14 @@ async fn what_is_no_call_is_refused_and_recorded() {
         request.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
     });
     site.refused(timeout.await, Code::InvalidArgument, "REQUEST_MALFORMED");
+    let mut grpc = tonic::client::Grpc::new(site.channel.clone());
+    grpc.ready().await.unwrap();
+    let mut twice = Request::new(tokio_stream::iter([request(), request()]));
+    let token = format!("Bearer {}", site.token("GA"));
+    twice.metadata_mut().insert("authorization", token.parse().unwrap());
+    let codec = tonic_prost::ProstCodec::<pb::LookupRequest, pb::LookupResponse>::default();
+    let twice = grpc.client_streaming(twice, PathAndQuery::from_static(LOOKUP), codec).await;
+    site.refused(twice, Code::InvalidArgument, "REQUEST_MALFORMED");
     let two = raw(&site, LOOKUP, Bytes::new(), |request| {
         request.metadata_mut().append("authorization", "Bearer a.b.c".parse().unwrap());
     });
