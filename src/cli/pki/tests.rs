@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use clap::{Command, FromArgMatches as _};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tonic::body::Body;
 
 use super::*;
 use crate::certs::upstream::client_channel;
 use crate::certs::{ClientCaConfig, Connection, Gate, Generation, HardeningConfig, TlsConfig, UpstreamConfig, serve};
+use crate::identity::Caller;
 
 const DOMAIN: &str = "heshan.gov.example";
 
@@ -47,11 +50,49 @@ fn files(root: &Path) -> Vec<PathBuf> {
 fn the_built_in_settings_name_every_department() {
     let settings = PkiSettings::built_in().unwrap();
     let codes: Vec<_> = settings.departments.iter().map(|department| department.code.as_str()).collect();
-    let all = "WJ JK GA MZ CL SJ TY ZR ZJ JY RS YB SW GJJ FG JT ZS";
+    let all = "WJ JK GA MZ CL SJ TY ZR ZJ JY RS YB SW GJJ FG JT ZS GSQY GDQY RQQY TXQY GBQY STYH CKYH";
     assert_eq!(codes, all.split(' ').collect::<Vec<_>>());
     assert!(settings.departments.iter().all(|department| !department.systems.is_empty()));
     let with_sources = settings.departments.iter().filter(|department| !department.sources.is_empty());
-    assert_eq!(with_sources.map(|department| department.code.as_str()).collect::<Vec<_>>(), ["WJ", "GA", "CL", "SJ"]);
+    assert_eq!(with_sources.count(), 13, "whoever provides a certificate type");
+}
+
+#[test]
+fn a_request_gets_the_name_that_the_ca_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    make(&out);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut asked = rcgen::CertificateParams::default();
+    asked.subject_alt_names = vec![rcgen::SanType::URI("spiffe://heshan.gov.example/ZS/platform".try_into().unwrap())];
+    let (csr, cert) = (dir.path().join("my.csr"), dir.path().join("my.pem"));
+    std::fs::write(&csr, asked.serialize_request(&key).unwrap().pem().unwrap()).unwrap();
+    let signed = |department: &str, system: &str| {
+        let args = SignArgs {
+            csr: csr.clone(),
+            department: department.parse().unwrap(),
+            system: system.into(),
+            out: cert.clone(),
+            pki: out.clone(),
+        };
+        sign(&args, &mut Vec::new())
+    };
+    signed("GA", "my-system").unwrap();
+    let leaf = CertificateDer::from_pem_slice(&std::fs::read(&cert).unwrap()).unwrap();
+    let caller = Caller::from_verified_leaf(&leaf, &["GA".parse().unwrap()], "heshan.gov.example").unwrap();
+    assert_eq!(caller.id().as_str(), "spiffe://heshan.gov.example/GA/my-system");
+    for (department, system) in [("GA", "My System"), ("GA", ""), ("GA", "a/b"), ("XX", "my-system")] {
+        assert!(signed(department, system).is_err(), "{department}/{system}");
+    }
+
+    let (public, set) = (dir.path().join("my.pub"), dir.path().join("my.jwks.json"));
+    std::fs::write(&public, key.public_key_pem()).unwrap();
+    let args = JwksArgs { public_key: public.clone(), out: set.clone() };
+    jwks(&args, &mut Vec::new()).unwrap();
+    let keys: serde_json::Value = serde_json::from_slice(&std::fs::read(&set).unwrap()).unwrap();
+    assert_eq!((keys["keys"][0]["crv"].as_str(), keys["keys"].as_array().unwrap().len()), (Some("P-256"), 1));
+    std::fs::write(&public, "no key").unwrap();
+    assert!(jwks(&args, &mut Vec::new()).is_err());
 }
 
 #[test]
