@@ -1,132 +1,240 @@
-"""Runs the Python and Node clients against a demo, and the Python source behind a gateway; checks what each prints and
-what the access log says of it. Started by tests/clients/run with the program's path."""
+"""Runs the Python and Node clients against a demo, and against a gateway whose source is a Python program with bad manners;
+checks what each prints and what the access log says of it. Started by tests/clients/run with the program's path."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import odd_source
+
 PROGRAM = sys.argv[1]
 AT = Path("target/clients")
-PYTHON = [str(AT / "venv/bin/python"), str(AT / "python/client.py")]
-NODE = ["node", str(AT / "node/client.mjs"), "proto"]
+PKI = Path("certs-dev/out").resolve()
+CLIENTS = {
+    "python": [sys.executable, str(AT / "python/client.py")],
+    "node": ["node", str(AT / "node/client.mjs"), "proto"],
+}
 
 
 def run(command, code=0):
+    """Runs a command that must end with `code`; returns what it prints, and the JSON objects of its lines."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}"
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return done.stdout, [json.loads(line) for line in done.stdout.splitlines() if re.match(r"\{.+\}$", line)]
+
+
+def until(what, probe):
+    """What `probe` returns once that is true; fails after 60 seconds."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if found := probe():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"in 60 seconds: no {what}")
 
 
 class Started:
-    """A program that runs until the end of the block; it is ready once it prints `ready`."""
+    """A program that runs until the end of the block, which begins once it has printed `ready`."""
 
-    def __init__(self, command, ready):
-        self.command, self.ready = command, ready
+    def __init__(self, directory, name, command, ready):
+        self.log, self.command, self.ready = directory / f"{name}.out", command, ready
+
+    def said(self):
+        return self.log.read_text()
+
+    def is_ready(self):
+        assert self.process.poll() is None, f"{self.command} ended early\n{self.said()}"
+        return self.ready in self.said()
 
     def __enter__(self):
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.lines = []
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if self.ready in line:
-                return self
-        raise AssertionError(f"{self.command} ended early\n{''.join(self.lines)}")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            until(f"`{self.ready}` of {self.command}", self.is_ready)
+        except AssertionError:
+            self.process.kill()
+            raise
+        return self
 
     def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=30)
+        self.process.terminate()
+        self.process.wait(timeout=40)
 
 
-def clients(directory):
-    profile, case = str(directory / "platform.toml"), str(directory / "newborn_birth.toml")
-    for name, client in [("python", PYTHON), ("node", NODE)]:
-        call = [*client, profile, case]
-        birth = ["birth_medical_certificate", "child"]
-        answer, receipt = run([*call, "lookup", "JK", *birth, "infant_name,mother_name,father_name"])
+class Log:
+    """The access log of one gateway."""
+
+    def __init__(self, directory):
+        self.search = [PROGRAM, "audit", "search", "--json", "--log", str(directory), "--key", str(PKI / "audit/auditor.key")]
+
+    def entries(self, **wanted):
+        _, entries = run(self.search)
+        return [entry for entry in entries if wanted.items() <= entry.items()]
+
+    def await_entries(self, **wanted):
+        """As `entries`; a call that the caller gave up is on record only after it has gone."""
+        return until(f"entry with {wanted}", lambda: self.entries(**wanted))
+
+
+def with_the_demo(directory):
+    """The whole conversation: answers, masks, refusals, a collection, and each of them on record."""
+    log = Log(directory / "log")
+    birth = ["birth_medical_certificate", "child"]
+    for name, client in CLIENTS.items():
+        call = [*client, str(directory / "platform.toml"), str(directory / "newborn_birth.toml")]
+        _, [answer, receipt] = run([*call, "lookup", "JK", *birth, "infant_name,mother_name,father_name"])
         assert set(answer["record"]) == {"infant_name", "mother_name"}, answer
-        assert answer["record"]["mother_name"].endswith("*") and answer["masked"] == {"mother_name": "name_zh"}
-        assert answer["withheld"] == {"father_name": "WITHHELD_REASON_NOT_GRANTED"}
-        [refused] = run([*call, "lookup", "JK", *birth, "father_id_no"], 1)
+        assert answer["record"]["mother_name"].endswith("*") and answer["masked"] == {"mother_name": "name_zh"}, answer
+        assert answer["withheld"] == {"father_name": "WITHHELD_REASON_NOT_GRANTED"}, answer
+        assert name == "node" or answer["by_served_descriptor"] == answer["record"], answer
+
+        _, [refused] = run([*call, "lookup", "JK", *birth, "father_id_no"], 1)
         assert (refused["code"], refused["reason"], refused["domain"]) == ("PERMISSION_DENIED", "NOT_GRANTED", "oncegate")
-        assert refused["on_record"] and refused["metadata"] == {"certificate_type": birth[0]}
-        plan, *items, summary = run([*call, "collect", "GA"])
+        assert refused["on_record"] and refused["metadata"] == {"certificate_type": birth[0]}, refused
+
+        _, [plan, *items, summary] = run([*call, "collect", "GA"])
         assert len(plan["plan"]) == len(items) == 3 and sum(item["records"] for item in items) == 1, items
-        assert summary["summary"]["answered"] == 1
-        [late] = run([*call, "deadline", "JK", *birth, "infant_name"], 1)
-        assert late["code"] == "DEADLINE_EXCEEDED", late
-        [gone] = run([*call, "cancel", "GA"], 1)
-        assert gone["code"] == "CANCELLED", gone
-        search = [PROGRAM, "audit", "search", "--log", str(directory / "log"), "--json",
-                  "--key", "certs-dev/out/audit/auditor.key"]
-        entries = [entry for entry in entries_of(search) if entry.get("caller_request_id") == f"{name}-client"]
-        outcomes = {entry["outcome"] for entry in entries}
-        assert {"PARTIAL", "DENIED", "RELEASED"} <= outcomes, outcomes
-        assert any(entry["index"] == receipt["receipt"]["index"] for entry in entries)
-        print(f"{name}: lookup, collect, error details, deadline and cancellation as they should; {len(entries)} entries")
+        assert summary["summary"]["answered"] == 1, summary
+
+        ours = {"caller_request_id": f"{name}-client"}
+        [partial] = log.entries(**ours, outcome="PARTIAL")
+        assert partial["index"] == receipt["receipt"]["index"] and partial["consumer"] == "JK", partial
+        [denied] = log.entries(**ours, outcome="DENIED", consumer="JK")
+        assert denied["error"] == "NOT_GRANTED", denied
+        assert len(log.entries(**ours, consumer="GA")) == len(items)
+        print(f"{name}: lookup, refusal and collection as they should, and on record")
 
 
-def entries_of(search):
-    text = subprocess.run(search, capture_output=True, text=True, check=True, timeout=60).stdout
-    decoder, entries, place = json.JSONDecoder(), [], 0
-    while place < len(text):
-        if text[place].isspace():
-            place += 1
-            continue
-        value, place = decoder.raw_decode(text, place)
-        entries.extend(value if isinstance(value, list) else [value])
-    return entries
-
-
-def source(directory):
-    pki = Path("certs-dev/out").resolve()
-    command = [str(AT / "venv/bin/python"), "-u", str(AT / "python/source.py"), "0", str(pki / "sources/CL/disability.pem"),
-               str(pki / "sources/CL/disability.key"), str(pki / "ca/ZS.pem")]
-    with Started(command, "source on") as running:
-        port = running.lines[-1].split()[-1]
+@contextlib.contextmanager
+def gateway_of_the_odd_source(directory):
+    """The reference deployment with one other source, and a limit of four lookups about one subject."""
+    command = [sys.executable, "-u", str(Path(__file__).with_name("odd_source.py")), "0",
+               str(PKI / "sources/CL/disability.pem"), str(PKI / "sources/CL/disability.key"), str(PKI / "ca/ZS.pem")]
+    with Started(directory, "source", command, "source on") as source:
+        port = re.search(r"source on (\d+)", source.said())[1]
         shutil.copytree("deploy/heshan", directory / "heshan", ignore=shutil.ignore_patterns("run"))
         config = directory / "heshan/gateway.toml"
-        text = config.read_text().replace("../../certs-dev/out", str(pki))
-        text = text.replace("https://127.0.0.1:7453", f"https://127.0.0.1:{port}")
-        config.write_text(text.replace("127.0.0.1:7443", "127.0.0.1:0").replace("127.0.0.1:7490", "127.0.0.1:0"))
-        with Started([PROGRAM, "serve", "--config", str(config)], "observe") as gateway:
-            address = re.search(r"https://\S+", "".join(gateway.lines))[0]
+        text = config.read_text()
+        for old, new in [("../../certs-dev/out", str(PKI)), ("127.0.0.1:7453", f"127.0.0.1:{port}"),
+                         ("127.0.0.1:7443", "127.0.0.1:0"), ("127.0.0.1:7490", "127.0.0.1:0"),
+                         ("subject_per_minute = 30", "subject_per_minute = 1"), ("subject_burst = 60", "subject_burst = 4")]:
+            assert old in text, old
+            text = text.replace(old, new)
+        config.write_text(text)
+        with Started(directory, "gateway", [PROGRAM, "serve", "--config", str(config)], "observe") as gateway:
+            address = re.search(r"https://\S+", gateway.said())[0]
             profile = directory / "profile.toml"
-            zs = pki / "systems/ZS/platform"
             profile.write_text(
-                f'address = "{address}"\nserver_id = "spiffe://heshan.gov.example/ZS/oncegate"\n'
-                f'ca = "{pki}/ca/gateway.pem"\ncertificate = "{zs}.pem"\nkey = "{zs}.key"\n'
-                'caller = "spiffe://heshan.gov.example/ZS/platform"\n'
+                f'address = "{address}"\n'
+                'server_id = "spiffe://heshan.gov.example/ZS/oncegate"\n'
+                f'ca = "{PKI}/ca/gateway.pem"\ncertificate = "{PKI}/systems/ZS/platform.pem"\n'
+                f'key = "{PKI}/systems/ZS/platform.key"\ncaller = "spiffe://heshan.gov.example/ZS/platform"\n'
                 'issuer = "https://token.platform.heshan.gov.example"\n'
-                f'token_key = "{pki}/tokens/platform.key"\nofficer = "window-3"\n')
-            case = directory / "case.toml"
-            person = 'role = "applicant"\nid_no = "990784198803120016"\nname = "{}"\n'
-            head = ('matter = "disability_services"\ncase_id = "HS-2026-000077"\n'
-                    'citation = "残疾人保障法 第二条"\npurpose = "补贴"\n[[subjects]]\n')
-            call = [PROGRAM, "call", "--profile", str(profile), "--json", "lookup", "--consumer", "RS", "--case", str(case),
-                    "--type", "disability_certificate", "--role", "applicant", "--fields"]
-            case.write_text(head + person.format("乌有强"))
-            answer = subprocess.run([*call, "disability_grade,status"], capture_output=True, text=True, timeout=60)
-            assert answer.returncode == 0 and "2031" not in answer.stdout, answer
-            assert "DISABILITY_GRADE" in answer.stdout or "disability_grade" in answer.stdout, answer.stdout
-            case.write_text(head + person.format("乌有弱"))
-            nobody = subprocess.run([*call, "status"], capture_output=True, text=True, timeout=60)
-            assert nobody.returncode == 12, nobody
-    print("python source: answers through the gateway, field by field; nobody of another name is found")
+                f'token_key = "{PKI}/tokens/platform.key"\nofficer = "window-3"\n')
+            yield profile, source, Log(directory / "heshan/run/log")
+
+
+def case(directory, id_no, name):
+    """A case file about one person."""
+    file = directory / f"{id_no}-{name}.toml"
+    file.write_text('matter = "disability_services"\ncase_id = "HS-2026-000077"\ncitation = "残疾人保障法 第二条"\n'
+                    f'purpose = "补贴"\n[[subjects]]\nrole = "applicant"\nid_no = "{id_no}"\nname = "{name}"\n')
+    return str(file)
+
+
+def with_a_source_in_python(directory, profile, log):
+    """What a good source sends comes through field by field; what is wrong of an answer never leaves."""
+    card = ["--type", "disability_certificate", "--role", "applicant", "--fields", "disability_grade,status"]
+
+    def lookup(person, code):
+        text, _ = run([PROGRAM, "call", "--profile", str(profile), "--json", "lookup", "--consumer", "RS",
+                       "--case", case(directory, *person), *card], code)
+        return json.loads(text), text
+
+    strong = next(iter(odd_source.source.PEOPLE))
+    answer, text = lookup(strong, 0)
+    released = {"disability_grade": "DISABILITY_GRADE_THIRD", "status": "STATUS_VALID"}
+    assert released.items() <= answer["records"][0]["record"].items(), text
+    whole = odd_source.source.PEOPLE[strong]
+    assert not any(whole[field] in text for field in ["name", "id_no", "certificate_no", "valid_until"]), text
+    nobody, _ = lookup((strong[0], "乌有弱"), 12)
+    assert nobody["error"]["reason"] == "RECORD_NOT_FOUND", nobody
+
+    more, text = lookup(odd_source.MORE, 0)
+    assert more["records"] and odd_source.SECRET not in text and odd_source.SECRET.encode().hex() not in text, text
+    [entry] = log.entries(index=int(more["receipt"]["index"]))
+    assert entry["records"][0]["unknown_dropped"] == 1, entry
+    for person in [odd_source.OTHER, odd_source.TYPE]:
+        thrown_away, text = lookup(person, 16)
+        assert thrown_away["error"]["reason"] == "PROVIDER_ANSWER_INVALID" and whole["name"] not in text, text
+        [entry] = log.entries(index=int(thrown_away["receipt"]["index"]))
+        assert (entry["outcome"], entry["records"]) == ("PROVIDER_ERROR", []), entry
+    print("a source in Python: answers field by field; unknown fields, another subject and another type never leave")
+
+
+def with_a_slow_source(directory, profile, source, log):
+    """Deadline, cancellation and limit while a department works: what the client sees, the source and the log."""
+    card = ["disability_certificate", "applicant", "disability_grade"]
+    strong = next(iter(odd_source.source.PEOPLE))
+    for (name, client), consumer in zip(CLIENTS.items(), ["MZ", "YB"], strict=True):
+        ours = {"caller_request_id": f"{name}-client", "consumer": consumer}
+        told = source.said().count("told to stop")
+        slow = [*client, str(profile), case(directory, *odd_source.SLOW)]
+        _, [late] = run([*slow, "lookup", consumer, *card, "1500"], 1)
+        assert late["code"] == "DEADLINE_EXCEEDED", late
+        [entry] = log.await_entries(**ours, method="/oncegate.gateway.v1.LookupService/Lookup")
+        # Client, gateway and source run into the same deadline; any of them may be the first to say so.
+        assert (entry["outcome"], entry["error"]) in [
+            ("CANCELLED", "DEADLINE_EXCEEDED"), ("CANCELLED", "CANCELLED"), ("PROVIDER_ERROR", "PROVIDER_TIMEOUT")], entry
+        assert not entry["records"] and 1_000_000 < entry["total_us"] < 2_500_000, entry
+
+        _, [gone] = run([*slow, "cancel", consumer], 1)
+        assert gone["code"] == "CANCELLED", gone
+        [entry] = log.await_entries(**ours, method="/oncegate.gateway.v1.LookupService/Collect",
+                                    certificate_type="disability_certificate")
+        assert (entry["outcome"], entry["error"], entry["records"]) == ("CANCELLED", "CANCELLED", []), entry
+        until("word to the source that nobody waits", lambda: source.said().count("told to stop") == told + 2)
+        assert "nobody told it" not in source.said()
+
+        often = [*client, str(profile), case(directory, *strong), "lookup", consumer, *card]
+        for _ in range(4):
+            run(often)
+        _, [limited] = run(often, 1)
+        assert (limited["code"], limited["reason"]) == ("RESOURCE_EXHAUSTED", "SUBJECT_LIMITED"), limited
+        assert 0 < limited["retry_ms"] <= 60_000, limited
+        [entry] = log.entries(**ours, outcome="LIMITED")
+        assert entry["error"] == "SUBJECT_LIMITED", entry
+        print(f"{name}: deadline, cancellation and limit as they should, told to the source, and on record")
+
+
+def a_request_for_an_odd_key(directory):
+    """The signature of a P-384 key may have the algorithm that P-256 keys use; the CA looks at the key."""
+    key, csr, out = (str(directory / f"odd.{ending}") for ending in ["key", "csr", "pem"])
+    for kind, code in [("P-384", 1), ("P-256", 0)]:
+        run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{kind}", "-out", key])
+        run(["openssl", "req", "-new", "-sha256", "-key", key, "-subj", "/CN=odd", "-out", csr])
+        run([PROGRAM, "pki", "sign", "--csr", csr, "--department", "GA", "--system", "odd", "--out", out], code)
+        assert Path(out).exists() == (code == 0), kind
+    print("pki sign: a key of another curve is refused")
 
 
 def main():
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
-        with Started([PROGRAM, "demo", "--keep", "--dir", str(directory)], "until Ctrl-C"):
-            clients(directory)
-        source(directory)
+        demo = [PROGRAM, "demo", "--keep", "--dir", str(directory)]
+        with Started(directory, "demo", demo, "until Ctrl-C"):
+            with_the_demo(directory)
+        with gateway_of_the_odd_source(directory) as (profile, source, log):
+            with_a_source_in_python(directory, profile, log)
+            with_a_slow_source(directory, profile, source, log)
+        a_request_for_an_odd_key(directory)
 
 
 if __name__ == "__main__":

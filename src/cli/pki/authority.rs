@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
+    PublicKeyData as _, SanType,
 };
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -82,12 +83,26 @@ impl Authority {
         Ok(Self { certificate, trust_domain: trust_domain.into(), issuer })
     }
 
-    /// A client certificate for the key of a request (PKCS#10, PEM). The name is the CA's to give: whatever names the
-    /// request holds are left out.
-    pub(super) fn sign(&self, request: &str, spiffe_id: &str, validity: &Validity) -> Result<String, PkiError> {
+    /// A certificate for the key of a request (PKCS#10, PEM), which must be of P-256 or Ed25519. The names are the CA's
+    /// to give: whatever the request asks for is left out.
+    pub(super) fn sign(
+        &self,
+        request: &str,
+        spiffe_id: &str,
+        usage: Use,
+        validity: &Validity,
+    ) -> Result<String, PkiError> {
         let request = CertificateSigningRequestParams::from_pem(request)?;
-        let params = self.leaf(spiffe_id, Use::Client, validity)?;
-        Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
+        let key = &request.public_key;
+        // rcgen goes by the signature's algorithm, which fits keys of other curves, too; the form of the key tells.
+        let known = match (key.algorithm(), key.der_bytes()) {
+            (of, point) if *of == PKCS_ECDSA_P256_SHA256 => point.len() == 65 && point.first() == Some(&4),
+            (of, point) => *of == PKCS_ED25519 && point.len() == 32,
+        };
+        if !known {
+            return Err(PkiError::RequestKey);
+        }
+        Ok(self.leaf(spiffe_id, usage, validity)?.signed_by(key, &self.issuer)?.pem())
     }
 
     /// A certificate whose one URI name is `spiffe_id`.

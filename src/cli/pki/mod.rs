@@ -33,7 +33,7 @@ pub struct PkiArgs {
 enum PkiCommand {
     /// Make development certificates and keys for every department (never for production)
     Init(InitArgs),
-    /// Make a client certificate for a system whose key was made elsewhere, from its request (CSR)
+    /// Make a certificate for a key that was made elsewhere, from its request (CSR)
     Sign(SignArgs),
     /// Write the key set (JWKS) with which the gateway verifies tokens that a key signs
     Jwks(JwksArgs),
@@ -50,6 +50,9 @@ struct SignArgs {
     /// The system's name: the certificate says spiffe://<trust domain>/<department>/<system>
     #[arg(long, value_name = "NAME")]
     system: String,
+    /// For a source, which the gateway calls (usage serverAuth, reachable as localhost), not for a caller
+    #[arg(long)]
+    source: bool,
     /// Where the certificate goes
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -87,7 +90,8 @@ fn sign(args: &SignArgs, out: &mut dyn Write) -> Result<(), PkiError> {
     let id = format!("spiffe://{}/{}/{}", settings.trust_domain, args.department, args.system);
     id.parse::<SpiffeId>().map_err(|error| PkiError::Name(error.to_string()))?;
     let authority = Authority::load(&args.pki.join("ca").join(args.department.as_str()), &settings.trust_domain)?;
-    let certificate = authority.sign(&read(&args.csr)?, &id, &validity)?;
+    let usage = if args.source { Use::Server } else { Use::Client };
+    let certificate = authority.sign(&read(&args.csr)?, &id, usage, &validity)?;
     std::fs::write(&args.out, certificate).map_err(|source| PkiError::Io { path: args.out.clone(), source })?;
     Ok(writeln!(out, "{id} in {}", args.out.display())?)
 }
@@ -226,6 +230,12 @@ pub enum PkiError {
     /// A name or key given to the command can't be used.
     #[error("{0}")]
     Name(String),
+    /// The request is for a key that no development certificate is made for.
+    #[error(
+        "the request's key is neither P-256 nor Ed25519; make it with `openssl genpkey -algorithm EC -pkeyopt \
+             ec_paramgen_curve:P-256`"
+    )]
+    RequestKey,
     /// The answer can't be written.
     #[error(transparent)]
     Output(#[from] io::Error),

@@ -72,6 +72,7 @@ fn a_request_gets_the_name_that_the_ca_gives() {
             csr: csr.clone(),
             department: department.parse().unwrap(),
             system: system.into(),
+            source: false,
             out: cert.clone(),
             pki: out.clone(),
         };
@@ -83,6 +84,13 @@ fn a_request_gets_the_name_that_the_ca_gives() {
     assert_eq!(caller.id().as_str(), "spiffe://heshan.gov.example/GA/my-system");
     for (department, system) in [("GA", "My System"), ("GA", ""), ("GA", "a/b"), ("XX", "my-system")] {
         assert!(signed(department, system).is_err(), "{department}/{system}");
+    }
+    for (algorithm, fits) in
+        [(&rcgen::PKCS_ED25519, true), (&rcgen::PKCS_ECDSA_P384_SHA384, false), (&rcgen::PKCS_ECDSA_P521_SHA512, false)]
+    {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        std::fs::write(&csr, asked.serialize_request(&key).unwrap().pem().unwrap()).unwrap();
+        assert_eq!(signed("GA", "my-system").is_ok(), fits, "{algorithm:?}");
     }
 
     let (public, set) = (dir.path().join("my.pub"), dir.path().join("my.jwks.json"));

@@ -1,12 +1,11 @@
 // A client of oncegate with stock @grpc/grpc-js: looks one certificate up, collects a case, and meets each kind of error.
 //
-//   node client.mjs PROTO PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...]
+//   node client.mjs PROTO PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
 //   node client.mjs PROTO PROFILE CASE collect CONSUMER
-//   node client.mjs PROTO PROFILE CASE deadline CONSUMER TYPE ROLE FIELD
-//   node client.mjs PROTO PROFILE CASE cancel CONSUMER
+//   node client.mjs PROTO PROFILE CASE cancel CONSUMER        (collects, and hangs up when the plan has come)
 //
 // PROTO is the folder of the .proto files; PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON,
-// one object a line.
+// one object a line; ends with 1 if refused.
 
 import { createHash, createPublicKey, randomUUID, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -62,11 +61,11 @@ const subjects = aCase.subjects.map(({ role, ...attributes }) => ({
 const inCase = { matter: aCase.matter, case_id: aCase.case_id, subjects };
 const within = (ms) => ({ deadline: Date.now() + ms });
 
-async function lookup([consumer, certificate_type, subject_role, fields], ms) {
+async function lookup([consumer, certificate_type, subject_role, fields, timeout = '5000']) {
   const request = { ...inCase, certificate_type, subject_role, read_mask: { paths: fields.split(',') } };
   const headers = await metadata(consumer);
   return new Promise((done, failed) =>
-    client.Lookup(request, headers, within(ms), (error, answer) => (error ? failed(error) : done(answer))));
+    client.Lookup(request, headers, within(Number(timeout)), (error, answer) => (error ? failed(error) : done(answer))));
 }
 
 const root = new protobuf.Root();
@@ -74,9 +73,11 @@ root.resolvePath = (_, file) => (file.startsWith('google/protobuf/') ? null : jo
 const own = protobuf.parse(`syntax = "proto3"; package details;
   message Any { string type_url = 1; bytes value = 2; }
   message Status { int32 code = 1; string message = 2; repeated Any details = 3; }
-  message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }`, { keepCase: true }).root;
+  message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }
+  message RetryInfo { Duration retry_delay = 1; }
+  message Duration { int64 seconds = 1; int32 nanos = 2; }`, { keepCase: true }).root;
 
-/** Code, reason and metadata of an error: google.rpc.Status in the trailers. */
+/** Code, reason, metadata and retry of an error: google.rpc.Status in the trailers. */
 function details(error) {
   const found = { code: grpc.status[error.code], reason: null };
   const [encoded] = error.metadata?.get('grpc-status-details-bin') ?? [];
@@ -85,6 +86,9 @@ function details(error) {
       if (detail.type_url.endsWith('google.rpc.ErrorInfo')) {
         const info = own.lookupType('details.ErrorInfo').decode(detail.value);
         Object.assign(found, { reason: info.reason, domain: info.domain, metadata: { ...info.metadata } });
+      } else if (detail.type_url.endsWith('google.rpc.RetryInfo')) {
+        const { seconds, nanos } = own.lookupType('details.RetryInfo').decode(detail.value).retry_delay;
+        found.retry_ms = Number(seconds) * 1000 + Math.ceil(nanos / 1e6);
       }
     }
   }
@@ -94,7 +98,7 @@ function details(error) {
 
 try {
   if (command === 'lookup') {
-    const answer = await lookup(rest, 5000);
+    const answer = await lookup(rest);
     root.loadSync(`oncegate/records/v1/${rest[1]}.proto`, { keepCase: true });
     for (const { record, masked, withheld } of answer.records) {
       const type = root.lookupType(record.type_url.split('/').pop());
@@ -108,18 +112,16 @@ try {
     say({ receipt: { origin: answer.receipt.origin, index: Number(answer.receipt.index) } });
   } else if (command === 'collect' || command === 'cancel') {
     const call = client.Collect(inCase, await metadata(rest[0]), within(10000));
-    if (command === 'cancel') call.cancel();
     await new Promise((done, failed) => {
       call.on('data', (event) => {
-        if (event.plan) say({ plan: event.plan.items.map((item) => `${item.certificate_type} of ${item.subject_role}`) });
+        if (command === 'cancel') call.cancel();
+        else if (event.plan) say({ plan: event.plan.items.map((item) => `${item.certificate_type} of ${item.subject_role}`) });
         if (event.item) say({ item: event.item.number ?? 0, records: event.item.answer?.records?.length ?? 0, error: event.item.error?.message ?? null });
         if (event.summary) say({ summary: event.summary });
       });
       call.on('end', done);
       call.on('error', failed);
     });
-  } else if (command === 'deadline') {
-    await lookup(rest, 0);
   }
 } catch (error) {
   if (!(error?.code in grpc.status)) throw error;

@@ -1,15 +1,15 @@
 """A client of oncegate with stock grpcio: looks one certificate up, collects a case, and meets each kind of error.
 
-    python client.py PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...]
+    python client.py PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
     python client.py PROFILE CASE collect CONSUMER
-    python client.py PROFILE CASE deadline CONSUMER TYPE ROLE FIELD
-    python client.py PROFILE CASE cancel CONSUMER
+    python client.py PROFILE CASE cancel CONSUMER        (collects, and hangs up when the plan has come)
 
-PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON, one object a line.
+PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON, one object a line; ends with 1 if refused.
 """
 
 import base64
 import hashlib
+import importlib
 import json
 import sys
 import time
@@ -26,7 +26,6 @@ from google.rpc import error_details_pb2, status_pb2
 from oncegate.gateway.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from oncegate.gateway.v1 import lookup_service_pb2 as api
 from oncegate.gateway.v1 import lookup_service_pb2_grpc, types_pb2
-
 
 
 def read(path):
@@ -76,13 +75,13 @@ class Client:
             for subject in self.case["subjects"]
         ]
 
-    def lookup(self, consumer, certificate_type, role, fields, timeout=5):
+    def lookup(self, consumer, certificate_type, role, fields, timeout_ms=5000):
         request = api.LookupRequest(
             matter=self.case["matter"], case_id=self.case["case_id"], certificate_type=certificate_type,
             subject_role=role, subjects=self.subjects(), read_mask=FieldMask(paths=fields.split(",")),
         )
         stub = lookup_service_pb2_grpc.LookupServiceStub(self.channel)
-        return stub.Lookup(request, timeout=timeout, metadata=self.metadata(consumer))
+        return stub.Lookup(request, timeout=int(timeout_ms) / 1000, metadata=self.metadata(consumer))
 
     def collect(self, consumer, timeout=10):
         request = api.CollectRequest(
@@ -91,14 +90,27 @@ class Client:
         stub = lookup_service_pb2_grpc.LookupServiceStub(self.channel)
         return stub.Collect(request, timeout=timeout, metadata=self.metadata(consumer))
 
-    def message_class(self, certificate_type):
-        """The record's class from the descriptors that the gateway serves: no generated code for records."""
+    def served_class(self, certificate_type):
+        """The record's class from the descriptors that the gateway serves: works for types that came after this client."""
         stub = catalog_service_pb2_grpc.CatalogServiceStub(self.channel)
         found = stub.GetCertificateType(catalog_service_pb2.GetCertificateTypeRequest(code=certificate_type), timeout=5)
         pool = descriptor_pool.DescriptorPool()
         for file in descriptor_pb2.FileDescriptorSet.FromString(found.descriptor_set).file:
             pool.Add(file)
         return message_factory.GetMessageClass(pool.FindMessageTypeByName(found.summary.message))
+
+
+def generated_class(certificate_type, message):
+    """The record's class from code generated when this client was built."""
+    return getattr(importlib.import_module(f"oncegate.records.v1.{certificate_type}_pb2"), message.split(".")[-1])
+
+
+def shown(record, record_class):
+    """The record as JSON; what was not released is not there."""
+    message = record_class()
+    if not record.Unpack(message):
+        raise ValueError(f"not the expected type: {record.type_url}")
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
 def encode(data):
@@ -133,11 +145,12 @@ def main(profile, case, command, *arguments):
     try:
         if command == "lookup":
             answer = client.lookup(*arguments)
-            record_class = client.message_class(arguments[1])
+            served = client.served_class(arguments[1])
             for record in answer.records:
-                shown = record_class.FromString(record.record.value)
+                generated = generated_class(arguments[1], record.record.TypeName())
                 say({
-                    "record": json_format.MessageToDict(shown, preserving_proto_field_name=True),
+                    "record": shown(record.record, generated),
+                    "by_served_descriptor": shown(record.record, served),
                     "masked": {field.path: field.mask for field in record.masked},
                     "withheld": {field.path: types_pb2.WithheldReason.Name(field.reason) for field in record.withheld},
                 })
@@ -152,12 +165,12 @@ def main(profile, case, command, *arguments):
                          "error": event.item.error.message or None})
                 else:
                     say({"summary": json_format.MessageToDict(event.summary)})
-        elif command == "deadline":
-            client.lookup(*arguments, timeout=0.0005)
         elif command == "cancel":
             call = client.collect(*arguments)
-            call.cancel()
             next(call)
+            call.cancel()
+            for _ in call:
+                pass
     except grpc.RpcError as error:
         say(details(error))
         return 1

@@ -2,7 +2,7 @@
 
     python source.py PORT CERTIFICATE KEY CLIENT_CA
 
-The gateway connects with its own client certificate, which CLIENT_CA has issued. People in the table do not exist.
+PORT 0 takes a free one; it is printed. The gateway connects with its own client certificate, which CLIENT_CA has issued. People in the table do not exist.
 """
 
 import sys
@@ -37,13 +37,15 @@ class Disability(services.RecordSourceServiceServicer):
         return answer
 
 
-def main(port, certificate, key, client_ca):
-    def read(path):
-        with open(path, "rb") as file:
-            return file.read()
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
 
+
+def serve(servicer, port, certificate, key, client_ca):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
-    services.add_RecordSourceServiceServicer_to_server(Disability(), server)
+    services.add_RecordSourceServiceServicer_to_server(servicer, server)
+    # The last argument: nobody without a certificate of that CA gets in.
     credentials = grpc.ssl_server_credentials([(read(key), read(certificate))], read(client_ca), True)
     bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     server.start()
@@ -52,4 +54,4 @@ def main(port, certificate, key, client_ca):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(Disability(), *sys.argv[1:])
