@@ -200,7 +200,7 @@ def with_a_slow_source(directory, profile, source, log):
         [entry] = log.await_entries(**ours, method="/oncegate.gateway.v1.LookupService/Collect",
                                     certificate_type="disability_certificate")
         assert (entry["outcome"], entry["error"], entry["records"]) == ("CANCELLED", "CANCELLED", []), entry
-        until("word to the source that nobody waits", lambda: source.said().count("told to stop") == told + 2)
+        until("word to the source that nobody waits", lambda: source.said().count("told to stop") >= told + 2)
         assert "nobody told it" not in source.said()
 
         often = [*client, str(profile), case(directory, *strong), "lookup", consumer, *card]
