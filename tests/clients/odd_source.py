@@ -29,7 +29,8 @@ class Odd(source.Disability):
         if person == SLOW:
             ended = threading.Event()
             context.add_callback(ended.set)
-            print("told to stop" if ended.wait(10) else "nobody told it to stop", flush=True)
+            print("asked", flush=True)
+            print("told to stop" if ended.wait(10) else "nobody told it", flush=True)
         answer = super().FetchRecords(request, context)
         if person == MORE:
             answer.records[0].record.value += UNKNOWN_FIELD
