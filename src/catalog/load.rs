@@ -259,6 +259,9 @@ impl<'a> Reader<'a> {
             self.fault(&path, "needs a sensitivity");
         }
         let kind = self.kind(&path, &options);
+        if path == "status" && !matches!(field.kind(), Kind::Enum(_)) {
+            self.fault(&path, "must be an enum: what a status means is stated, not guessed");
+        }
         let wire = wire(&field.kind());
         let mask = Some(options.text("mask")).filter(|mask| !mask.is_empty());
         let one = Fields::one(leaf);

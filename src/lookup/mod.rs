@@ -16,20 +16,16 @@
 mod collect;
 mod reason;
 mod record;
+mod unescapable;
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
 pub use reason::{Reason, Refused};
@@ -45,6 +41,7 @@ use crate::policy::{Mask, Permit, Policy, PolicyHash, WithheldReason, project};
 use crate::telemetry::{FieldDecision, LimitScope, LogKind, Metrics, TraceContext};
 
 use record::Draft;
+use unescapable::Unescapable;
 
 /// A read mask may name this many paths.
 const MAX_READ_MASK: usize = 128;
@@ -412,47 +409,6 @@ impl Gateway {
         }
         call.settle();
         recorded
-    }
-}
-
-/// Work that ends whether or not its caller waits for it. As long as the caller does, it runs within the caller's task,
-/// which saves one; if it is dropped unfinished, it is told that the caller is gone and goes on in a task of its own.
-struct Unescapable<T: Send + 'static> {
-    /// None once it has ended.
-    work: Option<BoxFuture<'static, T>>,
-    gone: CancellationToken,
-}
-
-impl<T: Send + 'static> Unescapable<T> {
-    fn new<F: Future<Output = T> + Send + 'static>(work: impl FnOnce(CancellationToken) -> F) -> Self {
-        let gone = CancellationToken::new();
-        Self { work: Some(Box::pin(work(gone.clone()))), gone }
-    }
-}
-
-impl<T: Send + 'static> Future for Unescapable<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        // Work that panics is not polled again: the guard of the API sees that the call is not settled and records it.
-        let mut running = self.work.take();
-        let polled = running.as_mut().map_or(Poll::Pending, |work| work.as_mut().poll(cx));
-        if polled.is_pending() {
-            self.work = running;
-        }
-        polled
-    }
-}
-
-impl<T: Send + 'static> Drop for Unescapable<T> {
-    fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            self.gone.cancel();
-            // Without a runtime the process is going down, and nothing can be recorded any more.
-            if let Ok(runtime) = Handle::try_current() {
-                runtime.spawn(async move { drop(work.await) }.in_current_span());
-            }
-        }
     }
 }
 

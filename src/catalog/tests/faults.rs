@@ -124,6 +124,8 @@ fn lookup_keys() {
     }
     assert_one_fault(&with(r#"name: "no" from: "subject.no""#), "no key matches a field");
     assert_one_fault(&with(r#"name: "no" from: "owner.no" matches: ["no"]"#), "unknown role `owner`");
+    let text = proto(&sound_options(), &format!("{FIELD} optional string status = 2 @;"), "");
+    assert_one_fault(&text, "Card.status: must be an enum");
     let personal = proto(&sound_options(), FIELD, "").replace("SENSITIVITY_L2", "SENSITIVITY_L3");
     assert_one_fault(&personal, "`no` alone invites guessing");
     let twice = LOOKUP.replace("keys:", "keys: { name: \"no\" from: \"subject.other\" } keys:");

@@ -25,8 +25,9 @@ use tokio::time::Instant;
 
 use super::table::{Look, Progress, Tone};
 use super::{Exit, Failure};
-use crate::catalog::Matter;
+use crate::catalog::{Catalog, Matter};
 use crate::clock::Clock;
+use crate::config::Config;
 use account::Ledger;
 use play::Detail;
 use scene::Scene;
@@ -61,6 +62,8 @@ pub(super) async fn run(args: DemoArgs, out: &mut dyn Write) -> Result<Exit, Fai
     let started = Instant::now();
     let look = Look::stdout();
     let mut progress = Progress::new(look);
+    // Before anything is started, so that a misspelt matter costs nothing.
+    let (matters, detail) = choice(&Catalog::load(&Config::load(&args.config)?.catalog)?, &args)?;
     let scene = Scene::set(&args.config, &args.pki, &args.dir, Clock::system(), &mut progress, out).await?;
     progress.clear(out)?;
     scene.describe(out, look)?;
@@ -68,7 +71,6 @@ pub(super) async fn run(args: DemoArgs, out: &mut dyn Write) -> Result<Exit, Fai
     let mut ledger = Ledger::default();
     let mut all = play::Materials::default();
     let mut grants = exact::Tally::default();
-    let (matters, detail) = choice(&scene, &args)?;
     for matter in &matters {
         let (materials, tally) = play::matter(&scene, matter, detail, &mut ledger, out, look).await?;
         all.add(materials);
@@ -105,13 +107,13 @@ pub(super) async fn run(args: DemoArgs, out: &mut dyn Write) -> Result<Exit, Fai
 }
 
 /// What is played, and how much of it is shown.
-fn choice(scene: &Scene, args: &DemoArgs) -> Result<(Vec<Arc<Matter>>, Detail), Failure> {
+fn choice(catalog: &Catalog, args: &DemoArgs) -> Result<(Vec<Arc<Matter>>, Detail), Failure> {
     if args.all {
-        return Ok((scene.catalog.matters().cloned().collect(), Detail::Items));
+        return Ok((catalog.matters().cloned().collect(), Detail::Items));
     }
     let named: Vec<_> = args.matter.iter().map(String::as_str).collect();
     let codes = if named.is_empty() { play::MATTERS.as_slice() } else { &named };
-    Ok((codes.iter().map(|code| scene.matter(code).cloned()).collect::<Result<_, _>>()?, Detail::Fields))
+    Ok((codes.iter().map(|code| scene::matter(catalog, code).cloned()).collect::<Result<_, _>>()?, Detail::Fields))
 }
 
 fn heading(out: &mut dyn Write, look: Look, english: &str, chinese: &str) -> std::io::Result<()> {

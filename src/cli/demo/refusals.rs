@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::account::Ledger;
 use super::cast;
-use super::scene::Scene;
+use super::scene::{Scene, matter};
 use crate::cli::Failure;
 use crate::cli::answer::Refusal;
 use crate::cli::client::Client;
@@ -97,7 +97,7 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
 
 impl Attempt<'_> {
     async fn make(&self, scene: &Scene, ledger: &mut Ledger) -> Result<Option<Refusal>, Failure> {
-        let case = cast::case(&scene.population, scene.matter("newborn_birth")?)?;
+        let case = cast::case(&scene.population, matter(&scene.catalog, "newborn_birth")?)?;
         let token = scene.platform.token(&case.token_for(&self.consumer.parse()?)?)?;
         let message = pb::LookupRequest {
             matter: self.matter.to_owned(),

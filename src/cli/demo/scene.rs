@@ -140,14 +140,6 @@ impl Scene {
         })
     }
 
-    /// A matter of the deployment, by its code.
-    pub(super) fn matter(&self, code: &str) -> Result<&Arc<Matter>, Failure> {
-        self.catalog.matter(code).ok_or_else(|| {
-            let known: Vec<_> = self.catalog.matters().map(|matter| matter.code.as_str()).collect();
-            Failure::new(Exit::Usage, format!("no matter `{code}`; there are {}", known.join(", ")))
-        })
-    }
-
     /// What runs where.
     pub(super) fn describe(&self, out: &mut dyn Write, look: Look) -> io::Result<()> {
         let families = self.population.families.len();
@@ -193,6 +185,14 @@ impl Scene {
         self.gateway.await??;
         Ok(())
     }
+}
+
+/// A matter of the deployment, by its code.
+pub(super) fn matter<'c>(catalog: &'c Catalog, code: &str) -> Result<&'c Arc<Matter>, Failure> {
+    catalog.matter(code).ok_or_else(|| {
+        let known: Vec<_> = catalog.matters().map(|matter| matter.code.as_str()).collect();
+        Failure::new(Exit::Usage, format!("no matter `{code}`; there are {}", known.join(", ")))
+    })
 }
 
 /// A complete PKI is used as it is; another is made.
