@@ -2,7 +2,7 @@
 //
 //   node client.mjs PROTO PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
 //   node client.mjs PROTO PROFILE CASE collect CONSUMER
-//   node client.mjs PROTO PROFILE CASE cancel CONSUMER        (collects, and hangs up when the plan has come)
+//   node client.mjs PROTO PROFILE CASE cancel CONSUMER        (collects, and hangs up soon after the plan has come)
 //
 // PROTO is the folder of the .proto files; PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON,
 // one object a line; ends with 1 if refused.
@@ -21,7 +21,8 @@ const profile = parse(readFileSync(profileFile, 'utf8'));
 const aCase = parse(readFileSync(caseFile, 'utf8'));
 const say = (value) => console.log(JSON.stringify(value));
 
-const loaded = loader.loadSync('oncegate/gateway/v1/lookup_service.proto', { includeDirs: [protos], keepCase: true, enums: String });
+const options = { includeDirs: [protos], keepCase: true, enums: String };
+const loaded = loader.loadSync('oncegate/gateway/v1/lookup_service.proto', options);
 const { LookupService } = grpc.loadPackageDefinition(loaded).oncegate.gateway.v1;
 const credentials = grpc.credentials.createSsl(
   readFileSync(profile.ca), readFileSync(profile.key), readFileSync(profile.certificate));
@@ -41,8 +42,9 @@ async function token(consumer) {
       legal_basis: 'STATUTORY_DUTY', legal_basis_reference: aCase.citation, purpose: aCase.purpose,
     }],
   };
+  const kid = await calculateJwkThumbprint(await exportJWK(createPublicKey(pem)));
   return new SignJWT(claims)
-    .setProtectedHeader({ alg: 'ES256', typ: 'at+jwt', kid: await calculateJwkThumbprint(await exportJWK(createPublicKey(pem))) })
+    .setProtectedHeader({ alg: 'ES256', typ: 'at+jwt', kid })
     .setIssuer(profile.issuer).setSubject(profile.officer).setAudience(`spiffe://${profile.caller.split('/')[2]}`)
     .setIssuedAt(now).setNotBefore(now).setExpirationTime(now + 300).setJti(randomUUID())
     .sign(await importPKCS8(pem, 'ES256'));
@@ -114,10 +116,12 @@ try {
     const call = client.Collect(inCase, await metadata(rest[0]), within(10000));
     await new Promise((done, failed) => {
       call.on('data', (event) => {
-        if (command === 'cancel') call.cancel();
+        if (command === 'cancel') setTimeout(() => call.cancel(), 500);
         else if (event.plan) say({ plan: event.plan.items.map((item) => `${item.certificate_type} of ${item.subject_role}`) });
-        if (event.item) say({ item: event.item.number ?? 0, records: event.item.answer?.records?.length ?? 0, error: event.item.error?.message ?? null });
-        if (event.summary) say({ summary: event.summary });
+        else if (event.item) {
+          const { number, answer, error } = event.item;
+          say({ item: number ?? 0, records: answer?.records?.length ?? 0, error: error?.message ?? null });
+        } else say({ summary: event.summary });
       });
       call.on('end', done);
       call.on('error', failed);

@@ -2,7 +2,7 @@
 
     python client.py PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
     python client.py PROFILE CASE collect CONSUMER
-    python client.py PROFILE CASE cancel CONSUMER        (collects, and hangs up when the plan has come)
+    python client.py PROFILE CASE cancel CONSUMER        (collects, and hangs up soon after the plan has come)
 
 PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON, one object a line; ends with 1 if refused.
 """
@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import sys
+import threading
 import time
 import tomllib
 import uuid
@@ -91,7 +92,7 @@ class Client:
         return stub.Collect(request, timeout=timeout, metadata=self.metadata(consumer))
 
     def served_class(self, certificate_type):
-        """The record's class from the descriptors that the gateway serves: works for types that came after this client."""
+        """The record's class from the descriptors that the gateway serves; also for types that came after this client."""
         stub = catalog_service_pb2_grpc.CatalogServiceStub(self.channel)
         found = stub.GetCertificateType(catalog_service_pb2.GetCertificateTypeRequest(code=certificate_type), timeout=5)
         pool = descriptor_pool.DescriptorPool()
@@ -168,7 +169,7 @@ def main(profile, case, command, *arguments):
         elif command == "cancel":
             call = client.collect(*arguments)
             next(call)
-            call.cancel()
+            threading.Timer(0.5, call.cancel).start()
             for _ in call:
                 pass
     except grpc.RpcError as error:

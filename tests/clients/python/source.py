@@ -2,7 +2,8 @@
 
     python source.py PORT CERTIFICATE KEY CLIENT_CA
 
-PORT 0 takes a free one; it is printed. The gateway connects with its own client certificate, which CLIENT_CA has issued. People in the table do not exist.
+PORT 0 takes a free one; it is printed. The gateway connects with its own client certificate, which CLIENT_CA has
+issued. People in the table do not exist.
 """
 
 import sys
