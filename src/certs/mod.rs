@@ -14,6 +14,7 @@
 mod config;
 mod connection;
 mod gate;
+mod gathered;
 mod generation;
 mod guard;
 mod material;

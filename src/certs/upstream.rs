@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::config::parsed;
+use super::gathered::Gathered;
 use super::generation::ALPN;
 use super::material::{self, Facts, TlsClock};
 use super::trust::{self, Authorities, SERVER_AUTH};
@@ -114,7 +115,7 @@ pub fn client_channel(config: &UpstreamConfig, clock: &Clock) -> Result<Channel,
     let (target, tls) = (Arc::new(target), TlsConnector::from(Arc::new(tls)));
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
         let (target, tls) = (target.clone(), tls.clone());
-        async move { connect(&target, &tls).await.map(TokioIo::new) }
+        async move { connect(&target, &tls).await.map(Gathered).map(TokioIo::new) }
     })))
 }
 
