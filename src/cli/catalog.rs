@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use protox::Compiler;
@@ -80,7 +81,7 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
             }
         }
         CatalogCommand::Build { files, include, out: to, config } => {
-            let departments = Catalog::load(&Config::load(config)?.catalog)?.departments().cloned().collect();
+            let departments = Catalog::load(&Config::load(config)?.policy.bundle)?.departments().cloned().collect();
             let (set, types) = build(files, include, departments)?;
             std::fs::write(to, &set)?;
             for kind in types {
@@ -93,11 +94,9 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-fn load(config: &Path) -> Result<(Catalog, Policy), Failure> {
-    let config = Config::load(config)?;
-    let catalog = Catalog::load(&config.catalog)?;
-    let policy = Policy::load(&config.policy, &catalog)?;
-    Ok((catalog, policy))
+fn load(config: &Path) -> Result<(Arc<Catalog>, Policy), Failure> {
+    let policy = Policy::open(&Config::load(config)?.policy.bundle)?;
+    Ok((policy.catalog().clone(), policy))
 }
 
 /// Compiles certificate types: a descriptor set with all that it imports and where each declaration stands, and the types
@@ -128,7 +127,7 @@ pub fn build(
     compiler.include_imports(true).include_source_info(true).open_files(&names).map_err(refused)?;
     let set = compiler.encode_file_descriptor_set();
     let catalog = Catalog::from_parts(&[crate::pb::DESCRIPTOR_SET, &set], departments, Vec::new())?;
-    let own = |kind: &&std::sync::Arc<CertificateType>| {
+    let own = |kind: &&Arc<CertificateType>| {
         let message = catalog.pool().get_message_by_name(&kind.message);
         message.is_some_and(|message| names.iter().any(|name| name.as_os_str() == message.parent_file().name()))
     };
