@@ -2,7 +2,7 @@
 //!
 //! - A **certificate type** is a protobuf message whose options (`oncegate/records/v1/options.proto`) say what the
 //!   department says of it: labels, sensitivity, who may ever have a field, and the keys that find a record. The message
-//!   is the catalog; nothing is written twice. Fourteen types are built in, more come as descriptor sets.
+//!   is the catalog; nothing is written twice. Nineteen types are built in, more come as descriptor sets.
 //! - A **department** and a **matter** are TOML, `departments.toml` and `matters/<code>.toml`.
 //!
 //! [`Catalog::load`] checks all of it and names every fault with its place; a catalog with a fault is not loaded. Once

@@ -113,6 +113,7 @@ impl Policy {
     /// Reads and checks every grant file against the catalog; all faults of all files at once.
     pub fn load(config: &PolicyConfig, catalog: &Catalog) -> Result<Self, Faults> {
         let mut faults = Faults::default();
+        check_masks(catalog, &mut faults);
         let files = file::read_all(&config.grants, &mut faults);
         Self::compile(&files, &Known::of(catalog), &catalog.hash(), faults)
     }
@@ -168,6 +169,18 @@ impl Policy {
     /// The grants to a consumer for a matter, expired ones included.
     pub fn grants_to(&self, consumer: &DepartmentCode, matter: &str) -> impl Iterator<Item = &Arc<Grant>> {
         self.grants.iter().filter(move |grant| grant.consumer == *consumer && grant.matter == matter)
+    }
+}
+
+/// Adds a fault for every mask that the catalog names and nobody knows: grants would not be held to it, and a birth date
+/// is known by its mask.
+pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
+    for ty in catalog.certificate_types() {
+        for leaf in &ty.leaves {
+            if let Some(mask) = leaf.mask.as_deref().filter(|mask| Mask::named(mask).is_none()) {
+                faults.of(Path::new(&ty.message), format!("{}: no mask `{mask}`", leaf.path));
+            }
+        }
     }
 }
 
