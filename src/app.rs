@@ -21,6 +21,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::connectors::{Connectors, Registries};
 use crate::identity::TokenVerifier;
+use crate::ids::DepartmentCode;
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
@@ -93,11 +94,23 @@ impl Loaded {
 
         let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, clock));
         let catalog = Catalog::read(&config.policy.bundle, &mut faults);
+        config.hardening.check(&config.file, &mut faults);
+        config.calls.check(&config.file, &mut faults);
+        if let Err(error) = config.telemetry.check() {
+            faults.of(&config.file, error.to_string());
+        }
         if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
         let loaded = catalog.map(|catalog| {
-            let registered = |code: &crate::ids::DepartmentCode| catalog.department(code).is_some();
+            let registered = |code: &DepartmentCode| catalog.department(code).is_some();
+            let of_cas = config.tls.client_cas.iter().flat_map(|ca| &ca.departments);
+            let of_limits = config.limits.providers.keys();
+            let named =
+                of_cas.map(|code| ("tls.client_cas", code)).chain(of_limits.map(|code| ("limits.providers", code)));
+            for (what, code) in named.filter(|(_, code)| !registered(code)) {
+                faults.of(&config.file, format!("{what}: no department {code} in the catalog"));
+            }
             let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
             let cache = AnswerCache::new(&config.cache, clock.clone());
             let connectors = Connectors::new(

@@ -82,6 +82,16 @@ impl Catalog {
         Self::build(&sets, departments, matters, faults).filter(|_| known)
     }
 
+    /// The departments of a bundle, whatever its certificate types and matters are.
+    ///
+    /// # Errors
+    /// Every fault of `departments.toml`.
+    pub fn departments_of(bundle: &Path) -> Result<Vec<Department>, Faults> {
+        let mut faults = Faults::default();
+        let departments = files::departments(&bundle.join("departments.toml"), &mut faults);
+        faults.or(departments.by_code.into_values().collect())
+    }
+
     /// A catalog of parts at hand, for tests and tools; `descriptor_sets` are serialized `FileDescriptorSet`s with their
     /// imports and custom options.
     ///

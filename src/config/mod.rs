@@ -95,6 +95,7 @@ impl Config {
             }
         };
         file.clone_into(&mut config.file);
+        file.clone_into(&mut config.identity.file);
         config.rebase(file.parent().unwrap_or(Path::new(".")));
         Ok(config)
     }

@@ -152,6 +152,7 @@ impl Policy {
     /// All faults of all files at once.
     pub fn load(bundle: &Path, catalog: Arc<Catalog>) -> Result<Self, Faults> {
         let mut faults = Faults::default();
+        check_masks(&catalog, &mut faults);
         let mut known = Known::of(&catalog);
         let facts = file::read_text(&bundle.join("facts.toml"), &mut faults);
         let holidays = file::read_text(&bundle.join("holidays.toml"), &mut faults);
@@ -265,6 +266,18 @@ fn vocabulary(
     let facts = facts.map(|(file, text)| vocabulary::parse(file, text, known, faults)).unwrap_or_default();
     let regions = catalog.departments().filter_map(|of| Some((of.code.clone(), of.region.clone()?))).collect();
     Vocabulary::new(facts, regions, holidays)
+}
+
+/// Adds a fault for every mask that the catalog names and nobody knows: grants would not be held to it, and a birth date
+/// is known by its mask.
+pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
+    for ty in catalog.certificate_types() {
+        for leaf in &ty.leaves {
+            if let Some(mask) = leaf.mask.as_deref().filter(|mask| Mask::named(mask).is_none()) {
+                faults.of(Path::new(&ty.message), format!("{}: no mask `{mask}`", leaf.path));
+            }
+        }
+    }
 }
 
 /// True up to and with the fourteenth birthday (不满十四周岁: a year of age is complete the day after the birthday).

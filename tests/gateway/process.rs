@@ -340,6 +340,14 @@ fn check_finds_every_fault_of_every_room_at_once() {
         ("gateway.toml", "tokens/SW.jwks.json", "tokens/SX.jwks.json"),
         ("gateway.toml", "audit/escrow.pub", "audit/none.pub"),
         ("gateway.toml", "department = \"CL\"", "department = \"XX\""),
+        ("gateway.toml", "max_connections = 4096", "max_connections = 0"),
+        ("gateway.toml", "in_flight = 4096 ", "in_flight = 9223372036854775807 "),
+        ("gateway.toml", "filter = \"info\"", "filter = \"in=fo\""),
+        ("gateway.toml", "departments = [\"JY\"]", "departments = [\"YJ\"]"),
+        ("gateway.toml", "providers = { CL = 32 }", "providers = { LC = 32 }"),
+        ("gateway.toml", "leeway_s = 10", "leeway_s = 61"),
+        ("gateway.toml", "https://127.0.0.1:7454", "http://127.0.0.1:7454"),
+        ("gateway.toml", "timeout_ms = 5000               #", "timeout_ms = 0 #"),
     ] {
         edit(dir.path(), file, from, to);
     }
@@ -357,8 +365,34 @@ fn check_finds_every_fault_of_every_room_at_once() {
         "ca/TT.pem: can't be read",
         "SX.jwks.json",
         "none.pub",
-        "source disability: unknown department XX",
+        "gateway.toml: source disability: unknown department XX",
+        "gateway.toml: [hardening] max_connections is 0",
+        "gateway.toml: [calls] in_flight is 9223372036854775807",
+        "gateway.toml: telemetry.filter: ",
+        "gateway.toml: tls.client_cas: no department YJ",
+        "gateway.toml: limits.providers: no department LC",
+        "gateway.toml: [identity] leeway_s",
+        "gateway.toml: source enterprise: address must be https://host:port",
+        "gateway.toml: source birth: timeout_ms is 0",
     ] {
         assert!(wrong.contains(due), "{due} is not in\n{wrong}");
+    }
+}
+
+#[test]
+fn a_set_that_stands_in_the_bundle_already_is_built_anew() {
+    let dir = copy_of_the_deployment();
+    let set = dir.path().join("policy/types/own.binpb");
+    std::fs::create_dir(set.parent().unwrap()).unwrap();
+    for damaged in [false, true] {
+        if damaged {
+            std::fs::write(&set, "damaged").unwrap();
+        }
+        let mut build = Command::new(PROGRAM);
+        build.args(["catalog", "build", "deploy/examples/health_permit.proto", "--out"]).arg(&set);
+        let output = build.arg("--config").arg(dir.path().join("gateway.toml")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (code, _, wrong) = check(dir.path(), &[]);
+        assert_eq!(code, Some(0), "{wrong}");
     }
 }
