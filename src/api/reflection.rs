@@ -44,7 +44,7 @@ impl Reflection {
     /// # Errors
     /// If these do not fit together, which a test excludes.
     pub(super) fn new(catalog: CatalogView) -> Result<Self, Faults> {
-        let mut pool = catalog.0.catalog.pool().clone();
+        let mut pool = catalog.0.policy.load().catalog().pool().clone();
         for set in [tonic_health::pb::FILE_DESCRIPTOR_SET, pb::FILE_DESCRIPTOR_SET] {
             pool.decode_file_descriptor_set(set).map_err(|error| {
                 Faults(vec![Fault { file: "reflection".into(), line: None, message: error.to_string() }])

@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
         if path == "status" && !matches!(field.kind(), Kind::Enum(_)) {
             self.fault(&path, "must be an enum: what a status means is stated, not guessed");
         }
-        let wire = wire(&field.kind());
+        let (wire, boolean) = (wire(&field.kind()), matches!(field.kind(), Kind::Bool));
         let mask = Some(options.text("mask")).filter(|mask| !mask.is_empty());
         let one = Fields::one(leaf);
         match inherited.share {
@@ -277,7 +277,7 @@ impl<'a> Reader<'a> {
             self.volatile |= one;
         }
         let sensitivity = inherited.sensitivity;
-        self.leaves.push(Leaf { path, numbers, label_zh, label_en, sensitivity, kind, wire, mask });
+        self.leaves.push(Leaf { path, numbers, label_zh, label_en, sensitivity, kind, wire, boolean, mask });
         Some(Child::Leaf { leaf, wire, repeated })
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use protox::Compiler;
@@ -80,10 +81,8 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
             }
         }
         CatalogCommand::Build { files, include, out: to, config } => {
-            let mut config = Config::load(config)?.catalog;
-            // What is built may be named there already: to be made, or to be made anew because it is faulty.
-            config.descriptor_sets.clear();
-            let departments = Catalog::load(&config)?.departments().cloned().collect();
+            // Not the catalog: a set that is to be made anew may be the faulty one.
+            let departments = Catalog::read_departments(&Config::load(config)?.policy.bundle)?;
             let (set, types) = build(files, include, departments)?;
             std::fs::write(to, &set)?;
             for kind in types {
@@ -96,11 +95,9 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-fn load(config: &Path) -> Result<(Catalog, Policy), Failure> {
-    let config = Config::load(config)?;
-    let catalog = Catalog::load(&config.catalog)?;
-    let policy = Policy::load(&config.policy, &catalog)?;
-    Ok((catalog, policy))
+fn load(config: &Path) -> Result<(Arc<Catalog>, Policy), Failure> {
+    let policy = Policy::open(&Config::load(config)?.policy.bundle)?;
+    Ok((policy.catalog().clone(), policy))
 }
 
 /// Compiles certificate types: a descriptor set with all that it imports and where each declaration stands, and the types
@@ -140,7 +137,7 @@ pub fn build(
     let mut faults = Faults::default();
     check_masks(&catalog, &mut faults);
     faults.or(())?;
-    let own = |kind: &&std::sync::Arc<CertificateType>| {
+    let own = |kind: &&Arc<CertificateType>| {
         let message = catalog.pool().get_message_by_name(&kind.message);
         message.is_some_and(|message| names.iter().any(|name| name.as_os_str() == message.parent_file().name()))
     };

@@ -1,4 +1,5 @@
-//! Where records come from: departments' sources behind one face, [`Connectors::fetch`].
+//! Where records come from: departments' sources behind one face, [`Connectors::fetch`]; and where conditions get their
+//! facts: [`Registries`].
 //!
 //! A fetch asks the cache first, then joins a fetch of the same answer that is already under way, then starts one. What
 //! it returns is about the subject asked for and of the type asked for; anything else a source sends is thrown away
@@ -6,6 +7,7 @@
 
 mod flight;
 mod grpc;
+mod registry;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,8 @@ use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 use crate::limits::Limits;
 use crate::policy::{Permit, answers_subject};
 use crate::telemetry::{CacheResult, LimitScope, Metrics, TraceContext};
+
+pub use registry::{Registries, RegistriesConfig, RegistryConfig};
 
 use flight::{FlightKey, Flights};
 

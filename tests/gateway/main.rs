@@ -11,6 +11,7 @@
 
 mod attacks;
 mod collect;
+mod conditions;
 mod faces;
 mod harness;
 mod imports;
@@ -19,5 +20,6 @@ mod limits;
 mod policy;
 mod process;
 mod provider;
+mod registry;
 mod tokens;
 mod types;

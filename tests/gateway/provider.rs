@@ -120,6 +120,7 @@ async fn a_provider_that_is_down_or_missing_says_so() {
         read_mask: mask(&["status"]),
         ..request()
     };
+    site.registry.knows(&permit.subjects);
     let missing = token("school_enrolment", "义务教育法 第十一条", "JY");
     let missing = site.send(site.channel.clone(), Some(&missing), permit).await;
     site.refused(missing, Code::Unavailable, "PROVIDER_NOT_CONNECTED");
@@ -136,6 +137,8 @@ async fn a_slow_provider_costs_its_caller_the_deadline_and_nobody_else_anything(
     .await;
     site.birth.answers_after(Duration::from_secs(30), vec![birth()]);
     site.population.answers(Vec::new());
+    let child = subject("child", &[("id_no", &mother_id()), ("name", "乌有安"), ("birth_date", BORN)]);
+    site.registry.knows(&[child, subject("mother", &[("id_no", &mother_id())])]);
     let slow = site.lookup("GA", request());
     let quick = site.lookup(
         "RS",
@@ -235,6 +238,7 @@ async fn of_a_type_with_one_record_two_are_ambiguous() {
         read_mask: mask(&["division_code"]),
         ..request()
     };
+    site.registry.knows(&ask.subjects);
     site.population.answers(vec![page.clone(), page.clone()]);
     site.refused(site.lookup("RS", ask.clone()).await, Code::FailedPrecondition, "RECORD_AMBIGUOUS");
     site.population.answers(vec![page]);

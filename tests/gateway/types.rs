@@ -30,7 +30,7 @@ fn uscc() -> String {
 
 fn departments() -> Vec<oncegate::catalog::Department> {
     let config = Config::load(Path::new("deploy/heshan/gateway.toml")).unwrap();
-    Catalog::load(&config.catalog).unwrap().departments().cloned().collect()
+    Catalog::load(&config.policy.bundle).unwrap().departments().cloned().collect()
 }
 
 fn compiled() -> Vec<u8> {
@@ -40,8 +40,12 @@ fn compiled() -> Vec<u8> {
 /// A gateway that also serves the example: WJ provides it, SJ may see it when a restaurant opens.
 async fn site() -> Site {
     let dir = Box::leak(Box::new(tempfile::tempdir().unwrap())).path();
-    let set = dir.join("health_permit.binpb");
-    std::fs::write(&set, compiled()).unwrap();
+    let bundle = Path::new("deploy/heshan/policy");
+    for part in ["departments.toml", "matters", "facts.toml", "holidays.toml"] {
+        std::os::unix::fs::symlink(bundle.canonicalize().unwrap().join(part), dir.join(part)).unwrap();
+    }
+    std::fs::create_dir(dir.join("types")).unwrap();
+    std::fs::write(dir.join("types/health_permit.binpb"), compiled()).unwrap();
     let grant = "matter = \"open_restaurant\"\nprovider = \"WJ\"\n[[grant]]\nid = \"open_restaurant.SJ.health_permit\"\n\
                  consumer = \"SJ\"\ncertificate_type = \"health_permit\"\nroles = [\"entity\"]\nmode = \"query\"\n\
                  fields = [\"permit_no\", \"person_in_charge\", \"status\"]\n\
@@ -54,11 +58,10 @@ async fn site() -> Site {
     std::fs::create_dir_all(&newborn).unwrap();
     for provider in ["GA", "WJ"] {
         let name = format!("{provider}.toml");
-        std::fs::copy(format!("deploy/heshan/grants/newborn_birth/{name}"), newborn.join(name)).unwrap();
+        std::fs::copy(bundle.join("grants/newborn_birth").join(&name), newborn.join(name)).unwrap();
     }
     Site::with(|config| {
-        config.catalog.descriptor_sets.push(set);
-        config.policy.grants = grants;
+        dir.clone_into(&mut config.policy.bundle);
         for source in config.sources.iter_mut().filter(|source| source.name == "birth") {
             source.certificate_types.push("health_permit".into());
         }
