@@ -82,11 +82,11 @@ impl Catalog {
         Self::build(&sets, departments, matters, faults).filter(|_| known)
     }
 
-    /// The departments of a bundle, whatever its certificate types and matters are.
+    /// The departments of a bundle alone.
     ///
     /// # Errors
-    /// Every fault of `departments.toml`.
-    pub fn departments_of(bundle: &Path) -> Result<Vec<Department>, Faults> {
+    /// Every fault of their file.
+    pub fn read_departments(bundle: &Path) -> Result<Vec<Department>, Faults> {
         let mut faults = Faults::default();
         let departments = files::departments(&bundle.join("departments.toml"), &mut faults);
         faults.or(departments.by_code.into_values().collect())

@@ -81,8 +81,8 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
             }
         }
         CatalogCommand::Build { files, include, out: to, config } => {
-            // What is built may stand in the bundle already, to be made anew because it is faulty: only departments count.
-            let departments = Catalog::departments_of(&Config::load(config)?.policy.bundle)?;
+            // Not the catalog: a set that is to be made anew may be the faulty one.
+            let departments = Catalog::read_departments(&Config::load(config)?.policy.bundle)?;
             let (set, types) = build(files, include, departments)?;
             std::fs::write(to, &set)?;
             for kind in types {

@@ -254,6 +254,18 @@ impl Policy {
     }
 }
 
+/// Adds a fault for every mask that the catalog names and nobody knows: grants would not be held to it, and a birth date
+/// is known by its mask.
+pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
+    for ty in catalog.certificate_types() {
+        for leaf in &ty.leaves {
+            if let Some(mask) = leaf.mask.as_deref().filter(|mask| Mask::named(mask).is_none()) {
+                faults.of(Path::new(&ty.message), format!("{}: no mask `{mask}`", leaf.path));
+            }
+        }
+    }
+}
+
 /// The vocabulary of the two files, either of which may be missing.
 fn vocabulary(
     facts: Option<&(PathBuf, String)>,
@@ -266,18 +278,6 @@ fn vocabulary(
     let facts = facts.map(|(file, text)| vocabulary::parse(file, text, known, faults)).unwrap_or_default();
     let regions = catalog.departments().filter_map(|of| Some((of.code.clone(), of.region.clone()?))).collect();
     Vocabulary::new(facts, regions, holidays)
-}
-
-/// Adds a fault for every mask that the catalog names and nobody knows: grants would not be held to it, and a birth date
-/// is known by its mask.
-pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
-    for ty in catalog.certificate_types() {
-        for leaf in &ty.leaves {
-            if let Some(mask) = leaf.mask.as_deref().filter(|mask| Mask::named(mask).is_none()) {
-                faults.of(Path::new(&ty.message), format!("{}: no mask `{mask}`", leaf.path));
-            }
-        }
-    }
 }
 
 /// True up to and with the fourteenth birthday (不满十四周岁: a year of age is complete the day after the birthday).
