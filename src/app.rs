@@ -16,7 +16,7 @@ use crate::api::{self, Admin, AdminConfig, Guard, Problems};
 use crate::audit::{Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
-use crate::certs::{self, Gate, Generation};
+use crate::certs::{self, Gate, Keeper, Opened};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::connectors::Connectors;
@@ -25,7 +25,7 @@ use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::Policy;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, TrustState};
 
 /// How often counters are carried over and the health is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -68,7 +68,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Loaded {
     /// The listener's trust material.
-    pub generation: Generation,
+    pub trust: Opened,
     /// Certificate types, matters, departments.
     pub catalog: Catalog,
     /// Issuers' keys and platforms.
@@ -91,7 +91,7 @@ impl Loaded {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let limits = Arc::new(Limits::new(&config.limits));
 
-        let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, clock));
+        let trust = gather(&mut faults, Opened::open(&config.trust, &config.trust_domain, clock));
         let catalog = Catalog::read(&config.catalog, &mut faults);
         if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
             faults.of(&config.file, format!("[audit] {error}"));
@@ -114,9 +114,9 @@ impl Loaded {
             let connectors = gather(&mut faults, connectors);
             (catalog, tokens, policy, connectors)
         });
-        match (generation, loaded, faults.0.is_empty()) {
-            (Some(generation), Some((catalog, Some(tokens), Some(policy), Some(connectors))), true) => {
-                Ok(Self { generation, catalog, tokens, policy, connectors, limits, metrics })
+        match (trust, loaded, faults.0.is_empty()) {
+            (Some(trust), Some((catalog, Some(tokens), Some(policy), Some(connectors))), true) => {
+                Ok(Self { trust, catalog, tokens, policy, connectors, limits, metrics })
             }
             _ => Err(faults),
         }
@@ -127,7 +127,7 @@ impl Loaded {
 #[derive(Debug)]
 pub struct App {
     gateway: Arc<Gateway>,
-    gate: Arc<Gate>,
+    keeper: Arc<Keeper>,
     services: Guard<Routes>,
     health: HealthReporter,
     listener: TcpListener,
@@ -143,11 +143,10 @@ impl App {
     /// See [`StartError`]; faults of the configuration come all at once. The log is opened last, so a gateway that can't
     /// start leaves no entry.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let Loaded { generation, catalog, tokens, policy, connectors, limits, metrics } =
-            Loaded::load(&config, &clock)?;
+        let Loaded { trust, catalog, tokens, policy, connectors, limits, metrics } = Loaded::load(&config, &clock)?;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
-        let start = StartInfo { gateway: generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
+        let start = StartInfo { gateway: trust.generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
 
         let gateway = Arc::new(Gateway {
@@ -161,10 +160,10 @@ impl App {
             metrics,
         });
         let started_at = clock.now();
-        let gate = Gate::new(generation, config.hardening, clock)?;
+        let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, config.hardening, clock))?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let services = api::services(gateway.clone(), config.calls, health_service)?;
-        Ok(Self { gateway, gate, services, health, listener, observe, admin: config.admin, started_at })
+        Ok(Self { gateway, keeper, services, health, listener, observe, admin: config.admin, started_at })
     }
 
     /// Where the gateway listens.
@@ -193,13 +192,13 @@ impl App {
     /// # Errors
     /// If the admin socket can't be made.
     pub async fn run(self, stop: CancellationToken) -> Result<Ended, StartError> {
-        let problems = problems(self.gateway.clone(), self.gate.clone(), stop.clone());
+        let problems = problems(self.gateway.clone(), self.keeper.clone(), stop.clone());
         let ended = CancellationToken::new();
         if let Some(config) = self.admin {
             let what = format!("admin socket {}", config.socket.display());
             let admin = Admin {
                 gateway: self.gateway.clone(),
-                gate: self.gate.clone(),
+                keeper: self.keeper.clone(),
                 started_at: self.started_at,
                 problems: problems.clone(),
             };
@@ -218,7 +217,9 @@ impl App {
             ready,
             ended.clone().cancelled_owned(),
         ));
-        let ticker = tokio::spawn(tick(self.gateway.clone(), self.gate.clone(), self.health.clone(), problems));
+        let follower =
+            tokio::spawn(self.keeper.clone().run(api::record_followed(self.gateway.clone(), self.keeper.clone())));
+        let ticker = tokio::spawn(tick(self.gateway.clone(), self.keeper.clone(), self.health.clone(), problems));
 
         let health = self.health.clone();
         let shutdown = async move {
@@ -226,8 +227,9 @@ impl App {
             tracing::info!("draining");
             set_health(&health, ServingStatus::NotServing).await;
         };
-        let cut = certs::serve(self.listener, self.gate, self.services, shutdown).await;
+        let cut = certs::serve(self.listener, self.keeper.gate().clone(), self.services, shutdown).await;
         ticker.abort();
+        follower.abort();
         self.gateway.record_counted().await;
         let ended_as = if cut == 0 { Ended::Drained } else { Ended::Cut(cut) };
         let journal = self.gateway.journal.clone();
@@ -250,7 +252,7 @@ async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, StartError
 }
 
 /// What keeps the gateway from taking calls: readiness tells the truth.
-fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> Problems {
+fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken) -> Problems {
     Problems(Arc::new(move || {
         let mut found = Vec::new();
         if stop.is_cancelled() {
@@ -259,7 +261,7 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
         if !gateway.journal.is_writable() {
             found.push("the access log can't be written".to_owned());
         }
-        if gate.current().leaf_not_after() <= gateway.clock.now() {
+        if keeper.gate().current().leaf_not_after() <= gateway.clock.now() {
             found.push("the server's certificate has expired".to_owned());
         }
         if gateway.policy.load().grants().next().is_none() {
@@ -269,16 +271,17 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
     }))
 }
 
-async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, problems: Problems) {
+async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
     loop {
         ticks.tick().await;
         gateway.record_counted().await;
         let metrics = &gateway.metrics;
+        let gate = keeper.gate();
         metrics.connections(gate.status().connections);
         metrics.log_writable(gateway.journal.is_writable());
-        metrics.leaf_expiry(gate.current().leaf_not_after());
+        tell_trust(metrics, &keeper);
         let found = (problems.0)();
         if serving != Some(found.is_empty()) {
             serving = Some(found.is_empty());
@@ -290,6 +293,21 @@ async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, pr
             }
         }
     }
+}
+
+fn tell_trust(metrics: &Metrics, keeper: &Keeper) {
+    let (generation, status) = (keeper.gate().current(), keeper.gate().status());
+    let staged = keeper.store().staged().ok().flatten();
+    metrics.trust(&TrustState {
+        generation: generation.number(),
+        on_disk: keeper.number_on_disk().unwrap_or(generation.number()),
+        staged_at: staged.and_then(|staged| staged.written_at()).unwrap_or_default(),
+        refused: keeper.refused().is_some(),
+        expiries: generation.expiries().iter().map(|part| (part.what.kind(), part.what.name(), part.at)).collect(),
+        drained: status.drained,
+        killed: status.killed,
+        handshakes_refused: keeper.gate().refused_handshakes().into_iter().collect(),
+    });
 }
 
 /// The gateway as a whole, and each of its services by name, as the gRPC health protocol has it.

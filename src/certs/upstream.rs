@@ -20,11 +20,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
+use super::chains::{self, Authorities, SERVER_AUTH};
 use super::config::parsed;
 use super::gathered::Gathered;
 use super::generation::ALPN;
 use super::material::{self, Facts, TlsClock};
-use super::trust::{self, Authorities, SERVER_AUTH};
 use crate::catalog::Faults;
 use crate::clock::Clock;
 use crate::ids::SpiffeId;
@@ -172,7 +172,7 @@ fn target(config: &UpstreamConfig, faults: &mut Faults) -> Option<Target> {
 
 fn client_config(config: &UpstreamConfig, clock: &Clock, faults: &mut Faults) -> Option<ClientConfig> {
     let mut authorities = Authorities::new();
-    authorities.add_file(&config.ca, None, faults);
+    authorities.add_file(&config.ca, faults);
     let key = material::certified_key(&config.certificate, &config.key, faults)?;
     let verifier = Arc::new(ServerVerifier { authorities, expected: config.server_id.clone() });
     make_client_config(key, verifier, clock)
@@ -186,15 +186,30 @@ fn make_client_config(
     clock: &Clock,
 ) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(material::provider());
-    let mut tls = ClientConfig::builder_with_details(provider, Arc::new(TlsClock(clock.clone())))
+    let tls = ClientConfig::builder_with_details(provider, Arc::new(TlsClock(clock.clone())))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    Ok(h2_without_resumption(tls))
+}
+
+/// A client that believes in `authorities`, expects `id` and shows no certificate.
+pub(super) fn anonymous(authorities: Authorities, id: SpiffeId, clock: &Clock) -> Result<ClientConfig, rustls::Error> {
+    let verifier = Arc::new(ServerVerifier { authorities, expected: id });
+    let tls = ClientConfig::builder_with_details(Arc::new(material::provider()), Arc::new(TlsClock(clock.clone())))
+        .with_protocol_versions(&[&version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Ok(h2_without_resumption(tls))
+}
+
+fn h2_without_resumption(mut tls: ClientConfig) -> ClientConfig {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session would keep the old identity after a rotation, on both sides.
     tls.resumption = Resumption::disabled();
-    Ok(tls)
+    tls
 }
 
 /// Believes the one server whose certificate names it, whatever its host is called.
@@ -227,11 +242,11 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let mut certs = vec![leaf.clone()];
         certs.extend_from_slice(intermediates);
-        self.authorities.verify(&certs, SERVER_AUTH, now)?;
+        self.authorities.verify(&certs, SERVER_AUTH, now).map_err(rustls::Error::from)?;
         if Facts::of(leaf).and_then(|facts| facts.spiffe_id()).as_ref() == Some(&self.expected) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(trust::refused(OtherServer { expected: self.expected.clone() }))
+            Err(chains::refused(OtherServer { expected: self.expected.clone() }))
         }
     }
 
@@ -241,7 +256,7 @@ impl ServerCertVerifier for ServerVerifier {
         _cert: &CertificateDer<'_>,
         _signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(trust::tls12_is_off())
+        Err(chains::tls12_is_off())
     }
 
     fn verify_tls13_signature(

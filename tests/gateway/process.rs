@@ -277,7 +277,7 @@ async fn a_wrong_configuration_is_named_and_ends_with_78() {
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("gateway.toml:") && text.contains("listen_adress"), "{text}");
 
-    let missing = Place::new(|text| text.replace("gateway/server.pem", "gateway/none.pem")).await;
+    let missing = Place::new(|text| text.replacen("ca/WJ.pem", "ca/none.pem", 1)).await;
     let (code, text) = run(&missing);
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("none.pem"), "{text}");
