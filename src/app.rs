@@ -20,12 +20,13 @@ use crate::certs::{self, Gate, Keeper, Opened};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::connectors::Connectors;
-use crate::identity::TokenVerifier;
+use crate::identity::{TokenVerifier, Tokens};
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::Policy;
 use crate::telemetry::{self, Metrics, TrustState};
+use crate::watched;
 
 /// How often counters are carried over and the health is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -149,6 +150,9 @@ impl App {
         let start = StartInfo { gateway: trust.generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
 
+        let departments = catalog.departments().map(|department| department.code.clone()).collect();
+        let (domain, issuers) = (&config.trust_domain, config.identity);
+        let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
         let gateway = Arc::new(Gateway {
             catalog: Arc::new(catalog),
             tokens,
@@ -219,6 +223,7 @@ impl App {
         ));
         let follower =
             tokio::spawn(self.keeper.clone().run(api::record_followed(self.gateway.clone(), self.keeper.clone())));
+        let keys = tokio::spawn(follow_keys(self.gateway.clone()));
         let ticker = tokio::spawn(tick(self.gateway.clone(), self.keeper.clone(), self.health.clone(), problems));
 
         let health = self.health.clone();
@@ -230,6 +235,7 @@ impl App {
         let cut = certs::serve(self.listener, self.keeper.gate().clone(), self.services, shutdown).await;
         ticker.abort();
         follower.abort();
+        keys.abort();
         self.gateway.record_counted().await;
         let ended_as = if cut == 0 { Ended::Drained } else { Ended::Cut(cut) };
         let journal = self.gateway.journal.clone();
@@ -269,6 +275,26 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
         }
         found
     }))
+}
+
+/// Lets token keys and the identities towards departments change while the gateway runs.
+async fn follow_keys(gateway: Arc<Gateway>) {
+    let mut ticks = tokio::time::interval(watched::POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let keys = gateway.clone();
+        match tokio::task::spawn_blocking(move || keys.tokens.follow()).await {
+            Ok(None) => {}
+            Ok(Some(Ok(()))) => tracing::info!("other token keys are used"),
+            Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
+            Err(_) => tracing::error!("following the token keys failed"),
+        }
+        gateway.connectors.follow().await;
+        for rotation in gateway.connectors.rotations().into_iter().chain([gateway.tokens.rotation()]) {
+            gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
+        }
+    }
 }
 
 async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {

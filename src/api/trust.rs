@@ -17,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::lookup::Gateway;
 use crate::pb::admin as pb;
 use crate::pb::admin::trust_service_server::TrustService;
+use crate::watched::Rotation;
 
 /// A request with 100 CAs and their lists.
 pub(super) const MAX_REQUEST_BYTES: usize = 64 << 20;
@@ -37,6 +38,11 @@ impl TrustService for Trust {
         request.extensions().get::<Role>().ok_or_else(|| Status::permission_denied("you have no role here"))?;
         let (keeper, started_at) = (self.keeper.clone(), self.started_at);
         let state = tokio::task::spawn_blocking(move || running_state(&keeper, started_at)).await;
+        let state = state.map(|mut state| {
+            let rotations = self.gateway.connectors.rotations().into_iter().chain([self.gateway.tokens.rotation()]);
+            state.parts = rotations.map(part).collect();
+            state
+        });
         state.map(Response::new).map_err(|_| Status::internal("reading the trust directory failed; see the log"))
     }
 
@@ -107,6 +113,14 @@ pub fn record_followed(gateway: Arc<Gateway>, keeper: Arc<Keeper>) -> impl FnMut
                 tracing::error!(%error, "a change of trust is not on record");
             }
         });
+    }
+}
+
+fn part(rotation: Rotation) -> pb::RotatedPart {
+    pb::RotatedPart {
+        name: rotation.name,
+        since: Some(timestamp(rotation.since)),
+        refused: rotation.refused.unwrap_or_default(),
     }
 }
 

@@ -53,6 +53,8 @@ pub use upstream::UpstreamConfig;
 #[cfg(test)]
 mod candidates;
 #[cfg(test)]
+mod load;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod testing;

@@ -119,6 +119,45 @@ pub fn client_channel(config: &UpstreamConfig, clock: &Clock) -> Result<Channel,
     })))
 }
 
+/// Why material for a channel can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// It is not in order.
+    #[error("{0}")]
+    Faults(Faults),
+    /// The server does not take it, or did not answer.
+    #[error("a call with it is not answered: {0}")]
+    Unanswered(String),
+}
+
+/// Asks a server for its health on a connection of its own. Any answer will do: a handshake alone proves nothing, for a
+/// TLS 1.3 client is done before the server has judged its certificate.
+pub async fn probe(config: &UpstreamConfig, clock: &Clock) -> Result<(), ProbeError> {
+    let channel = client_channel(config, clock).map_err(ProbeError::Faults)?;
+    // One empty message of gRPC: not compressed, no bytes.
+    let body = tonic::body::Body::new(http_body_util::Full::from([0_u8; 5].as_slice()));
+    let request = http::Request::post("/grpc.health.v1.Health/Check")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .map_err(|error| ProbeError::Unanswered(error.to_string()))?;
+    let limit = Duration::from_millis(config.connect_timeout_ms.saturating_mul(2));
+    match timeout(limit, tower::ServiceExt::oneshot(channel, request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(ProbeError::Unanswered(innermost(&error))),
+        Err(_) => Err(ProbeError::Unanswered("it took too long".to_owned())),
+    }
+}
+
+/// The cause at the bottom says what happened; those above say only that something did.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string().chars().take(200).flat_map(char::escape_debug).collect()
+}
+
 /// Where to connect.
 struct Target {
     endpoint: Endpoint,

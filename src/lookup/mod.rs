@@ -34,7 +34,7 @@ use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
 use crate::catalog::{CaseSubject, Catalog, CertificateType, Fields, Matter, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::connectors::{Connectors, Query};
-use crate::identity::{Caller, Purpose, TokenVerifier};
+use crate::identity::{Caller, Purpose, Tokens};
 use crate::ids::{CaseId, RequestId};
 use crate::limits::{Limits, Tally};
 use crate::policy::{Mask, Permit, Policy, PolicyHash, WithheldReason, project};
@@ -52,7 +52,7 @@ pub struct Gateway {
     /// Certificate types, matters, departments.
     pub catalog: Arc<Catalog>,
     /// Verifies tokens.
-    pub tokens: TokenVerifier,
+    pub tokens: Tokens,
     /// Bounds callers, subjects and providers.
     pub limits: Arc<Limits>,
     /// The policy generation that serves.

@@ -20,4 +20,5 @@ mod policy;
 mod process;
 mod provider;
 mod tokens;
+mod trust;
 mod types;

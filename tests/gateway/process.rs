@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::harness::{
     Script, Site, birth, claims, deployment, key_of, mask, mother_id, out, profile, request, subject,
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
 
 /// `oncegate serve` as a child, ended with the test.
 pub(crate) struct Server {
@@ -86,6 +86,10 @@ impl Place {
         let text = deployment(&birth, &Script::new(), &stop).await;
         std::fs::write(dir.path().join("gateway.toml"), change(text)).unwrap();
         Self { dir, birth, stop }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     pub(crate) fn start(&self) -> Server {

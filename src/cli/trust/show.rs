@@ -69,10 +69,9 @@ pub(super) fn status(state: &pb::GetTrustResponse, as_json: bool, out: &mut dyn 
     for one in &state.blocked {
         writeln!(out, "blocked     {} by {} at {}", described(one), one.by, one.at)?;
     }
-    for part in &state.parts {
-        let refused =
-            if part.refused.is_empty() { String::new() } else { format!("; newer refused: {}", part.refused) };
-        writeln!(out, "rotated     {} since {}{refused}", part.name, shown(part.since.as_ref()))?;
+    for part in state.parts.iter().filter(|part| !part.refused.is_empty()) {
+        let text = format!("{}: newer material is refused: {}", part.name, part.refused);
+        writeln!(out, "waits       {}", look.paint(Tone::Bad, &text))?;
     }
     if let Some(serving) = &state.serving {
         writeln!(
