@@ -127,10 +127,10 @@ impl Expires {
         }
     }
 
-    /// Which of its kind; empty if there is but one.
+    /// Which of its kind.
     pub fn name(&self) -> String {
         match self {
-            Self::Server | Self::Client => String::new(),
+            Self::Server | Self::Client => "gateway".to_owned(),
             Self::ServerCa(position) => position.to_string(),
             Self::ClientCa(name) | Self::Crl(name) => name.clone(),
         }

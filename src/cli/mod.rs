@@ -157,6 +157,9 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Audit(args) => audit::run(args, out),
         Command::Status(args) => status::run(args, out).await,
         Command::Trust(args) => trust::run(args, out).await,
-        Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        Command::Pki(args) => match pki::run_rotation(&args, out).await {
+            Some(ended) => ended,
+            None => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        },
     }
 }

@@ -4,6 +4,7 @@
 mod authority;
 mod issue;
 mod output;
+mod rotate;
 mod settings;
 mod tokens;
 
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 pub use settings::{DepartmentSettings, GatewaySettings, PkiSettings, PlatformSettings};
 
+use super::{Exit, Failure};
 use crate::certs::{ClientCa, Contents, Store, StoreError};
 use crate::clock::{Clock, Timestamp};
 
@@ -39,6 +41,8 @@ enum PkiCommand {
     Ca(issue::CaArgs),
     /// Make a CA's next revocation list
     Crl(issue::CrlArgs),
+    /// Play rotation with a running demo (`oncegate demo --keep`), calls going on
+    RotateDemo(rotate::RotateArgs),
     /// Write the key set (JWKS) with which the gateway verifies tokens that a key signs
     Jwks(issue::JwksArgs),
 }
@@ -59,6 +63,14 @@ struct InitArgs {
     expired: bool,
 }
 
+/// Runs `oncegate pki rotate-demo`; none if it is another command.
+pub(super) async fn run_rotation(args: &PkiArgs, out: &mut dyn Write) -> Option<Result<Exit, Failure>> {
+    match &args.command {
+        PkiCommand::RotateDemo(args) => Some(rotate::run(args, out).await),
+        _ => None,
+    }
+}
+
 /// Runs `oncegate pki`. `write_audit_keys` writes the auditor's and the escrow's keys to the directory it is given.
 pub fn run(
     args: &PkiArgs,
@@ -71,6 +83,7 @@ pub fn run(
         PkiCommand::Ca(args) => return issue::ca(args, out),
         PkiCommand::Crl(args) => return issue::crl(args, out),
         PkiCommand::Jwks(args) => return issue::jwks(args, out),
+        PkiCommand::RotateDemo(_) => return Err(PkiError::Name("rotate-demo runs on its own".to_owned())),
     };
     let settings = match &init.settings {
         Some(file) => PkiSettings::load(file)?,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::way::Way;
+pub(super) use self::way::Way;
 use super::table::Look;
 use super::{Exit, Failure};
 use crate::certs::Store;

@@ -26,7 +26,7 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 const WAIT: Duration = Duration::from_secs(10);
 
 /// The way.
-pub(super) enum Way {
+pub(in crate::cli) enum Way {
     /// The gateway does it.
     Gateway(TrustServiceClient<Channel>),
     /// This process does it, with its user's rights on the files.
@@ -35,7 +35,7 @@ pub(super) enum Way {
 
 impl Way {
     /// Through the gateway if one answers; else on the files, if a configuration says where they are.
-    pub(super) async fn find(config: Option<Config>, socket: Option<PathBuf>) -> Result<Self, Failure> {
+    pub(in crate::cli) async fn find(config: Option<Config>, socket: Option<PathBuf>) -> Result<Self, Failure> {
         let socket = socket.or_else(|| config.as_ref()?.admin.as_ref().map(|admin| admin.socket.clone()));
         if let Some(socket) = &socket
             && let Some(way) = Self::through(socket).await?
@@ -70,7 +70,7 @@ impl Way {
     }
 
     /// Carries out an act.
-    pub(super) async fn change(&mut self, act: Act) -> Result<pb::ChangeTrustResponse, Failure> {
+    pub(in crate::cli) async fn change(&mut self, act: Act) -> Result<pb::ChangeTrustResponse, Failure> {
         let request = pb::ChangeTrustRequest { act: Some(act) };
         match self {
             Self::Gateway(client) => {
@@ -89,7 +89,7 @@ impl Way {
     }
 
     /// How things stand.
-    pub(super) async fn state(&mut self) -> Result<pb::GetTrustResponse, Failure> {
+    pub(in crate::cli) async fn state(&mut self) -> Result<pb::GetTrustResponse, Failure> {
         match self {
             Self::Gateway(client) => client
                 .get_trust(pb::GetTrustRequest {})
@@ -104,7 +104,7 @@ impl Way {
     }
 
     /// Ends when a gateway serves the generation or a newer one.
-    pub(super) async fn wait_for(&mut self, generation: u64) -> Result<(), Failure> {
+    pub(in crate::cli) async fn wait_for(&mut self, generation: u64) -> Result<(), Failure> {
         let end = Instant::now() + WAIT;
         loop {
             if let Self::Files { socket: Some(socket), .. } = self
