@@ -13,6 +13,7 @@ pub mod render;
 pub mod serve;
 pub mod status;
 pub mod table;
+pub mod trust;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -107,6 +108,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
+    /// Changes and watches the gateway's trust material.
+    Trust(trust::TrustArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),
 }
@@ -153,6 +156,10 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),
         Command::Status(args) => status::run(args, out).await,
-        Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        Command::Trust(args) => trust::run(args, out).await,
+        Command::Pki(args) => match pki::run_rotation(&args, out).await {
+            Some(ended) => ended,
+            None => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        },
     }
 }

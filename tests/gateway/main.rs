@@ -22,4 +22,5 @@ mod process;
 mod provider;
 mod registry;
 mod tokens;
+mod trust;
 mod types;
