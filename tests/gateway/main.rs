@@ -23,3 +23,4 @@ mod provider;
 mod registry;
 mod tokens;
 mod types;
+mod verify;
