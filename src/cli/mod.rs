@@ -31,7 +31,7 @@ use crate::clock::Clock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done; for `call`: every field asked for was released.
+    /// Done; for `call`: every field asked for was released, every claim matched.
     Ok = 0,
     /// Failed for a reason that no other code names.
     Failed = 1,
@@ -39,7 +39,7 @@ pub enum Exit {
     Usage = 2,
     /// `serve`: the grace passed before all calls had ended.
     Cut = 3,
-    /// `call`: some fields were released, others withheld, or some items failed.
+    /// `call`: some fields were released, others withheld, or some items failed, or some claims can't be told.
     Partial = 10,
     /// `call`: the policy released nothing.
     Denied = 11,
@@ -53,6 +53,8 @@ pub enum Exit {
     Limited = 15,
     /// `call`: gateway or provider unavailable; try later.
     Unavailable = 16,
+    /// `call verify`: a claim differs from the record.
+    Mismatch = 17,
     /// A configuration, catalog, grant or trust file is wrong (`EX_CONFIG`).
     Config = 78,
 }

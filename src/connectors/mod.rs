@@ -183,6 +183,9 @@ pub enum FetchError {
     /// The provider refused the gateway.
     #[error("the provider refused")]
     Refused,
+    /// The answer is about somebody else.
+    #[error("the answer is about another subject, or keys do not match")]
+    AnotherSubject,
     /// The answer is not what was asked for.
     #[error("the answer is invalid: {0}")]
     Invalid(&'static str),
@@ -441,7 +444,7 @@ fn checked(query: &Query, records: Vec<SourceRecord>) -> Result<Vec<Bytes>, Fetc
             return Err(FetchError::Invalid("another certificate type"));
         }
         if !answers_subject(&query.subject, &record.value, &record.echoed) {
-            return Err(FetchError::Invalid("another subject, or keys that do not match"));
+            return Err(FetchError::AnotherSubject);
         }
         bytes.push(record.value);
     }

@@ -305,17 +305,20 @@ pub enum FieldDecision {
     Released,
     /// Released masked.
     Masked,
+    /// Compared with a claimed value.
+    Compared,
     /// Withheld.
     Withheld,
 }
 
 impl FieldDecision {
-    const ALL: [Self; 3] = [Self::Released, Self::Masked, Self::Withheld];
+    const ALL: [Self; 4] = [Self::Released, Self::Masked, Self::Compared, Self::Withheld];
 
     fn word(self) -> &'static str {
         match self {
             Self::Released => "released",
             Self::Masked => "masked",
+            Self::Compared => "compared",
             Self::Withheld => "withheld",
         }
     }
@@ -346,17 +349,20 @@ pub enum LimitScope {
     Caller,
     /// About one subject.
     Subject,
+    /// Wrong claims about one subject.
+    Attempts,
     /// Of one provider, at once.
     Provider,
 }
 
 impl LimitScope {
-    const ALL: [Self; 3] = [Self::Caller, Self::Subject, Self::Provider];
+    const ALL: [Self; 4] = [Self::Caller, Self::Subject, Self::Attempts, Self::Provider];
 
     fn word(self) -> &'static str {
         match self {
             Self::Caller => "caller",
             Self::Subject => "subject",
+            Self::Attempts => "attempts",
             Self::Provider => "provider",
         }
     }

@@ -24,3 +24,4 @@ mod registry;
 mod tokens;
 mod trust;
 mod types;
+mod verify;
