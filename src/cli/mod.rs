@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod pki;
+pub mod policy;
 pub mod render;
 pub mod serve;
 pub mod status;
@@ -107,6 +108,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
+    /// Checks, compares, signs, approves and activates policy bundles.
+    Policy(policy::PolicyArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),
 }
@@ -153,6 +156,7 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),
         Command::Status(args) => status::run(args, out).await,
+        Command::Policy(args) => policy::run(args, out).await,
         Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
     }
 }

@@ -12,7 +12,7 @@ const MARKER: &str = "oncegate-pki";
 const INCOMPLETE: &str = "incomplete\n";
 const COMPLETE: &str = "complete\n";
 /// Everything else a run writes; nothing but these is ever removed.
-const FOLDERS: [&str; 6] = ["ca", "gateway", "systems", "sources", "tokens", "audit"];
+const FOLDERS: [&str; 7] = ["ca", "gateway", "systems", "sources", "tokens", "policy", "audit"];
 const SUBJECTS_KEY: &str = "subjects.key";
 
 /// A directory being written; incomplete until [`Output::complete`].
