@@ -51,6 +51,9 @@ pub const RPCS: &[Rpc] = &[
     row("/oncegate.admin.v1.AdminService/GetStatus", Needs::Operator, false, Audit::Exempt),
     row("/oncegate.admin.v1.TrustService/GetTrust", Needs::Operator, false, Audit::Exempt),
     row("/oncegate.admin.v1.TrustService/ChangeTrust", Needs::Operator, false, Audit::Every),
+    row("/oncegate.admin.v1.PolicyService/GetPolicy", Needs::Operator, false, Audit::Exempt),
+    row("/oncegate.admin.v1.PolicyService/ActivatePolicy", Needs::Operator, false, Audit::Every),
+    row("/oncegate.admin.v1.PolicyService/RollBackPolicy", Needs::Operator, false, Audit::Every),
 ];
 
 const fn row(path: &'static str, needs: Needs, limited: bool, audit: Audit) -> Rpc {

@@ -20,12 +20,18 @@ use crate::certs::Store;
 use crate::cli::case::Case;
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
+use crate::cli::policy::{key, providers, sign_grants, sign_manifest};
 use crate::cli::table::{Look, Progress, Tone};
 use crate::cli::{Exit, Failure, audit_keys};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connectors::SourceConfig;
+use crate::policy::{PolicyConfig, PolicyMode};
 use crate::telemetry;
+
+/// Within the run's folder: the signed bundle, and the gateway's generations.
+const POLICY: &str = "policy";
+const STORE: &str = "policy-store";
 
 /// Everything that runs, and what is needed to talk to it.
 pub(super) struct Scene {
@@ -90,6 +96,9 @@ impl Scene {
         let registries = [&mut config.registries.case, &mut config.registries.consent].into_iter().flatten();
         let registry = start_registry(pki_dir, &cases, &stop).await?;
         registries.for_each(|config| config.address.clone_from(&registry));
+
+        progress.show(out, "signatures of every department …")?;
+        config.policy = sign(&config.policy.bundle, pki_dir, dir)?;
 
         progress.show(out, "the gateway …")?;
         config.server.listen.set_port(0);
@@ -162,6 +171,7 @@ impl Scene {
             writeln!(out, "  source     {source}: {types}")?;
         }
         writeln!(out, "  registers  {}: cases, consents", self.registry)?;
+        writeln!(out, "  policy     {}: each grant file signed by its provider", self.dir.join(POLICY).display())?;
         writeln!(out, "  log        {}", self.log.display())?;
         writeln!(out, "  people     {families} families, {businesses} businesses, none of them real")
     }
@@ -233,15 +243,52 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A copy of the bundle that is signed as a county would: each provider its grants, the competent department all else.
+fn sign(bundle: &Path, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
+    let (copy, keys) = (dir.join(POLICY), pki.join("policy"));
+    if !keys.is_dir() {
+        let what = format!("{} has no policy keys: `oncegate pki init --force` makes all keys anew", pki.display());
+        return Err(Failure::new(Exit::Config, what));
+    }
+    copy_tree(bundle, &copy)?;
+    copy_tree(&keys.join("keys"), &copy.join("keys"))?;
+    for provider in providers(&copy)? {
+        sign_grants(&copy, &provider, &key(&keys.join(format!("{provider}.key")))?)?;
+    }
+    sign_manifest(&copy, &key(&keys.join("authority.key"))?)?;
+    Ok(PolicyConfig {
+        bundle: copy,
+        store: dir.join(STORE),
+        mode: PolicyMode::Signed,
+        authority: Some(keys.join("authority.jwks.json")),
+        approvers: Some(keys.join("approvers.jwks.json")),
+    })
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copy_tree(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
 /// Throws an earlier run's files away, unless that run is still going on.
 async fn clear(dir: &Path) -> Result<(), Failure> {
     if tokio::net::UnixStream::connect(dir.join("admin.sock")).await.is_ok() {
         let what = format!("a demo is running in {}; stop it or use --dir", dir.display());
         return Err(Failure::new(Exit::Failed, what));
     }
-    for old in [dir.join("log"), dir.join("trust")] {
-        if old.exists() {
-            std::fs::remove_dir_all(&old)?;
+    for name in ["log", "trust", POLICY, STORE] {
+        let path = dir.join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
         }
     }
     Ok(std::fs::create_dir_all(dir)?)

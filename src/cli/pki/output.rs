@@ -12,7 +12,7 @@ const MARKER: &str = "oncegate-pki";
 const INCOMPLETE: &str = "incomplete\n";
 const COMPLETE: &str = "complete, with a trust directory\n";
 /// Everything else a run writes; nothing but these is ever removed.
-const FOLDERS: [&str; 7] = ["ca", "gateway", "systems", "sources", "tokens", "audit", "trust"];
+const FOLDERS: [&str; 8] = ["ca", "gateway", "systems", "sources", "tokens", "policy", "audit", "trust"];
 const SUBJECTS_KEY: &str = "subjects.key";
 
 /// A directory being written; incomplete until [`Output::complete`].
