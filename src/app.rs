@@ -24,7 +24,7 @@ use crate::identity::TokenVerifier;
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
-use crate::policy::Policy;
+use crate::policy::{Policy, PseudonymKey};
 use crate::telemetry::{self, Metrics};
 
 /// How often counters are carried over and the health is looked at.
@@ -111,7 +111,7 @@ impl Loaded {
             );
             let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
             let connectors = gather(&mut faults, connectors);
-            let policy = gather(&mut faults, Policy::load(&config.policy.bundle, Arc::new(catalog)));
+            let policy = gather(&mut faults, policy(config, catalog));
             (tokens, policy, connectors)
         });
         let registries = gather(&mut faults, Registries::new(&config.registries, metrics.clone()));
@@ -257,6 +257,18 @@ fn unserved(policy: &Policy, config: &Config, faults: &mut Faults) {
             faults.of(&config.file, message);
         }
     }
+}
+
+/// The policy of the configuration, with the key of its pseudonyms.
+fn policy(config: &Config, catalog: Catalog) -> Result<Policy, Faults> {
+    let policy = Policy::load(&config.policy.bundle, Arc::new(catalog))?;
+    let key = config.policy.pseudonym_key.as_deref().map(PseudonymKey::load).transpose();
+    let key = key.map_err(|error| {
+        let mut faults = Faults::default();
+        faults.of(&config.file, format!("[policy] pseudonym_key {error}"));
+        faults
+    })?;
+    policy.with_pseudonyms(key.as_ref())
 }
 
 fn gather<T>(faults: &mut Faults, result: Result<T, Faults>) -> Option<T> {

@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod pki;
+pub mod policy;
 pub mod render;
 pub mod serve;
 pub mod status;
@@ -105,6 +106,8 @@ enum Command {
     Call(call::CallArgs),
     /// Reads the access log with an auditor's key.
     Audit(audit::AuditArgs),
+    /// Explains and tests a policy.
+    Policy(policy::PolicyArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
     /// Makes a development PKI.
@@ -152,6 +155,7 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(args, out).await,
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),
+        Command::Policy(args) => policy::run(&args, out),
         Command::Status(args) => status::run(args, out).await,
         Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
     }

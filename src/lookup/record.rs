@@ -10,7 +10,7 @@ use crate::catalog::{CertificateType, Fields, Subject};
 use crate::connectors::Fetched;
 use crate::identity::{Basis, Purpose};
 use crate::ids::{RequestId, SpiffeId};
-use crate::policy::{Mode, Permit, Truths, Withheld, WithheldReason};
+use crate::policy::{Explanation, Mode, Permit, Truths, Verdict, Withheld, WithheldReason};
 
 /// An entry being filled. Its outcome stands only once the request has ended.
 pub(super) struct Draft(AccessEntry);
@@ -124,6 +124,19 @@ impl Draft {
         entry.grants.clone_from(&release.grants);
         let whole = release.records.iter().all(|record| record.withheld.is_empty());
         entry.outcome = if whole { Outcome::Released } else { Outcome::Partial };
+    }
+
+    /// What would be released; nothing was, so no record stands here.
+    pub(super) fn explained(&mut self, explanation: &Explanation) {
+        let entry = &mut self.0;
+        entry.grants.clone_from(&explanation.grants);
+        let whole =
+            explanation.fields.iter().all(|field| matches!(field.verdict, Verdict::Released | Verdict::Masked(_)));
+        entry.outcome = match (&explanation.refusal, whole) {
+            (Some(_), _) => Outcome::Denied,
+            (None, true) => Outcome::Released,
+            (None, false) => Outcome::Partial,
+        };
     }
 
     pub(super) fn refused(&mut self, refused: &Refused) {

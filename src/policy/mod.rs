@@ -54,15 +54,19 @@
 //! all files and the catalog is in every access record.
 
 mod answer;
+mod cells;
 mod check;
 mod decide;
+mod explain;
 mod facts;
 mod file;
 mod grant;
 mod holidays;
 mod mask;
+mod pseudonym;
 mod reason;
 mod settle;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -78,16 +82,18 @@ use time::{Date, Month};
 
 pub use answer::answers_subject;
 pub use decide::Permit;
+pub use explain::{Branch, Condition, Explained, Explanation, Form, Verdict};
 pub use facts::{Case, Fact, FactSet, FactSource, Given, Needs, Party, Stage, Truths, Vocabulary};
 pub use grant::{Grant, Mode};
 pub use mask::Mask;
+pub use pseudonym::{PseudonymKey, PseudonymKeyError};
 pub use reason::{Refusal, Withheld, WithheldReason};
 pub use settle::{Settled, settle};
 pub use wire::{ProjectError, Projected, project};
 
 use crate::catalog::{Catalog, CertificateType, Faults, Fields, Subject, ValueKind, checks};
 use crate::clock::Timestamp;
-use crate::identity::{Caller, Purpose};
+use crate::identity::{Basis, Caller, Purpose};
 use crate::ids::DepartmentCode;
 use check::Known;
 use decide::{Ask, Table};
@@ -104,11 +110,14 @@ pub struct PolicyConfig {
     /// `departments.toml`, `matters/<code>.toml` and `types/*.binpb` are the catalog's; `facts.toml` and `holidays.toml`
     /// the conditions; `grants/<matter>/<PROVIDER>.toml` the grants.
     pub bundle: PathBuf,
+    /// File with the key of pseudonyms, at least 32 bytes in hexadecimal; several gateways share it. Without it no grant
+    /// may name the mask `pseudonym`.
+    pub pseudonym_key: Option<PathBuf>,
 }
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self { bundle: "policy".into() }
+        Self { bundle: "policy".into(), pseudonym_key: None }
     }
 }
 
@@ -116,6 +125,9 @@ impl PolicyConfig {
     /// Takes relative paths as relative to `base`, the configuration file's folder.
     pub fn rebase(&mut self, base: &Path) {
         self.bundle = base.join(&self.bundle);
+        if let Some(key) = &mut self.pseudonym_key {
+            *key = base.join(&*key);
+        }
     }
 }
 
@@ -127,6 +139,8 @@ pub struct Policy {
     table: Table,
     vocabulary: Arc<Vocabulary>,
     hash: PolicyHash,
+    /// Where pseudonyms are granted.
+    pseudonyms: Faults,
 }
 
 impl Policy {
@@ -168,10 +182,24 @@ impl Policy {
         hash: PolicyHash,
         mut faults: Faults,
     ) -> Result<Self, Faults> {
-        let (grants, denies) = check::check(files, known, &mut faults);
+        let check::Checked { grants, denies, pseudonyms, .. } = check::check(files, known, &mut faults);
+        let grants: Vec<_> = grants.into_iter().map(|(grant, _)| grant).collect();
         let vocabulary = Arc::clone(&known.vocabulary);
         let table = Table::new(&grants, &denies, Arc::clone(&vocabulary), |code| known.types.get(code).cloned());
-        faults.or(Self { catalog, grants, table, vocabulary, hash })
+        faults.or(Self { catalog, grants, table, vocabulary, hash, pseudonyms })
+    }
+
+    /// The policy with the key that pseudonyms are made with. A policy that has not passed here omits values instead.
+    ///
+    /// # Errors
+    /// Every place that grants a pseudonym, if there is no key.
+    pub fn with_pseudonyms(mut self, key: Option<&PseudonymKey>) -> Result<Self, Faults> {
+        match key {
+            Some(key) => self.table.derive(key),
+            None if self.pseudonyms.0.is_empty() => {}
+            None => return Err(self.pseudonyms),
+        }
+        Ok(self)
     }
 
     /// Certificate types, matters and departments of this generation.
@@ -242,6 +270,32 @@ impl Policy {
         self.table.decide(&ask, truths, self.hash)
     }
 
+    /// Explains what would be decided if the facts were as stated: the very decision of [`Policy::decide`], which nothing can
+    /// be released on.
+    pub fn explain(&self, stated: &Stated<'_>) -> Explanation {
+        let record = self.vocabulary.record_facts();
+        let cell = self.table.cell(stated.consumer, stated.matter, stated.certificate_type);
+        let facts = cell.map(|cell| cell.facts).unwrap_or_default();
+        // Registries are not asked, but what they would say is stated: the case is known.
+        let given = Given { case: Some(Arc::default()), consent: None };
+        let ask = Ask {
+            consumer: stated.consumer,
+            matter: stated.matter,
+            certificate_type: stated.certificate_type,
+            role: stated.role,
+            mode: stated.mode,
+            want: stated.want,
+            matches: Fields::EMPTY,
+            basis: stated.basis,
+            reference: stated.reference,
+            minor: stated.minor,
+            today: stated.today,
+            given: &given,
+        };
+        let permit = self.table.decide(&ask, stated.truths.only(facts - record), self.hash);
+        Explanation::of(&permit, stated.facts & record, stated.truths)
+    }
+
     /// Every grant, in the order of the files.
     pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
         self.grants.iter()
@@ -251,6 +305,36 @@ impl Policy {
     pub fn grants_to(&self, consumer: &DepartmentCode, matter: &str) -> impl Iterator<Item = &Arc<Grant>> {
         self.grants.iter().filter(move |grant| grant.consumer == *consumer && grant.matter == matter)
     }
+}
+
+/// A question whose facts are stated instead of established: for tests of a policy, and to explain it.
+#[derive(Debug, Clone)]
+pub struct Stated<'a> {
+    /// The department that asks.
+    pub consumer: &'a DepartmentCode,
+    /// Code of the matter.
+    pub matter: &'a str,
+    /// The certificate type, of the policy's own catalog.
+    pub certificate_type: &'a Arc<CertificateType>,
+    /// Role of the subject.
+    pub role: &'a str,
+    /// What the fields are wanted for.
+    pub mode: Mode,
+    /// The leaves that are asked for.
+    pub want: Fields,
+    /// Legal basis in the token.
+    pub basis: Basis,
+    /// Its citation or consent reference; empty for none.
+    pub reference: &'a str,
+    /// True if the subject is under 14.
+    pub minor: bool,
+    /// The day in China.
+    pub today: Date,
+    /// Facts that are stated, those stated as unknown included. One of the stage `request` that is not stated is unknown;
+    /// one of the stage `record` is still open.
+    pub facts: FactSet,
+    /// What is stated of them.
+    pub truths: Truths,
 }
 
 /// The vocabulary of the two files, either of which may be missing.
