@@ -88,6 +88,10 @@ impl Place {
         Self { dir, birth: around.birth, stop }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn start(&self) -> Server {
         Server::start(&self.dir.path().join("gateway.toml"), Command::new(PROGRAM))
     }

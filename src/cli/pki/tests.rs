@@ -112,7 +112,7 @@ fn everything_is_there_and_private_files_are_private() {
     assert_eq!((summary.cas, summary.certificates, summary.token_keys), (4, 10, 4));
     let files = files(&out);
     // A certificate or JWK Set for each key, five of them for policy, subjects.key, the marker.
-    assert_eq!(files.len(), 2 * (4 + 9 + 4 + 5) + 2, "{files:#?}");
+    assert_eq!(files.len(), 2 * (4 + 10 + 4 + 5) + 2, "{files:#?}");
     for file in &files {
         let private = file.extension().is_some_and(|extension| extension == "key");
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;

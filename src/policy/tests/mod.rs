@@ -4,9 +4,12 @@
 mod answer;
 mod decide;
 mod deploy;
+mod diff;
 mod load;
 mod noleak;
 mod project;
+mod signed;
+mod store;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};

@@ -28,11 +28,11 @@ fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 
-fn some_leaves(rng: &mut StdRng, of: usize, share: f64) -> Fields {
+pub(super) fn some_leaves(rng: &mut StdRng, of: usize, share: f64) -> Fields {
     (0..of).filter(|_| rng.random_bool(share)).collect()
 }
 
-fn random_grant(rng: &mut StdRng, ty: &CertificateType, number: usize) -> Grant {
+pub(super) fn random_grant(rng: &mut StdRng, ty: &CertificateType, number: usize) -> Grant {
     let fields = some_leaves(rng, ty.leaves.len(), 0.5) - ty.never;
     let mut masks: Vec<(Mask, Fields)> = Vec::new();
     for leaf in fields.iter().filter(|_| rng.random_bool(0.4)).collect::<Vec<_>>() {
