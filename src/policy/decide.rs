@@ -254,14 +254,16 @@ impl Table {
         let (mut sure, mut denied) = (Fields::EMPTY, Fields::EMPTY);
         for deny in denies.iter().filter(|deny| !deny.when.intersects(truths.known_false())) {
             let open = deny.when - truths.known_true();
+            // One fact known false lifts it, whatever is unknown besides.
+            let liftable = (open & record) - undecidable;
             if open.is_empty() {
                 sure |= deny.fields;
-            } else if (open - record).is_empty() && !open.intersects(undecidable) {
-                pending.push(CellDeny { when: open, fields: deny.fields });
-            } else {
+            } else if liftable.is_empty() {
                 denied |= deny.fields;
-                let unknown = self.name_of((open - record) | (open & undecidable));
+                let unknown = self.name_of(open);
                 failures.push(Failure::of(deny.fields, WithheldReason::ConditionUnknown, unknown, None));
+            } else {
+                pending.push(CellDeny { when: liftable, fields: deny.fields });
             }
         }
 

@@ -368,6 +368,11 @@ impl Site {
     /// Stops the gateway, checks that it drained, that the log is whole and every refusal is on record, and returns the
     /// access records by request id.
     pub(crate) async fn close(self) -> BTreeMap<String, Vec<AccessEntry>> {
+        self.close_keeping_the_dir().await.0
+    }
+
+    /// The same, for whoever wants to look into the folder afterwards.
+    pub(crate) async fn close_keeping_the_dir(self) -> (BTreeMap<String, Vec<AccessEntry>>, TempDir) {
         drop(self.channel);
         self.stop.cancel();
         assert_eq!(self.gateway.await.unwrap().unwrap(), Ended::Drained);
@@ -383,7 +388,7 @@ impl Site {
             assert_eq!(found.len(), 1, "one entry for {id}");
             assert_eq!(found[0].error_reason, *reason, "{:?}", found[0]);
         }
-        entries
+        (entries, self.dir)
     }
 }
 

@@ -7,9 +7,12 @@ mod compare;
 mod conditions;
 mod decide;
 mod deploy;
+mod diff;
 mod load;
 mod noleak;
 mod project;
+mod signed;
+mod store;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
