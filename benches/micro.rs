@@ -202,14 +202,16 @@ fn tokens(out: &Path) {
 async fn log(dir: &TempDir, out: &Path) {
     const WAITING: usize = 512;
     let mut config: AuditConfig = toml::from_str(&format!(
-        "dir = \"{}\"\norigin = \"heshan.gov.example/bench\"\nrecipients = [\"{}\", \"{}\"]\n",
+        "dir = \"{}\"\norigin = \"heshan.gov.example/gw1\"\nsigning_key = \"{}\"\nrecipients = [\"{}\", \"{}\"]\n",
         dir.path().join("log").display(),
+        out.join("audit/log.key").display(),
         out.join("audit/auditor.pub").display(),
         out.join("audit/escrow.pub").display()
     ))
     .unwrap();
     config.queue = 65_536;
-    let start = StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32] };
+    let start =
+        StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32], held: Vec::new() };
     let journal = Arc::new(Journal::open(&config, Clock::system(), start).unwrap());
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();

@@ -13,7 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Admin, AdminConfig, Guard, Problems};
-use crate::audit::{Journal, OpenError, StartInfo};
+use crate::audit::{AuditConfig, Entry, Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Generation};
@@ -26,6 +26,7 @@ use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::Policy;
 use crate::telemetry::{self, Metrics};
+use crate::witness::{self, LogService, Proofs};
 
 /// How often counters are carried over and the health is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,6 +40,9 @@ pub enum StartError {
     /// The access log can't be continued.
     #[error("access log: {0}")]
     Log(#[from] OpenError),
+    /// The access log can't be served, or handed to its witnesses.
+    #[error("access log: {0}")]
+    Proofs(String),
     /// A port or socket can't be had.
     #[error("{what}: {error}")]
     Listen {
@@ -93,7 +97,7 @@ impl Loaded {
 
         let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, clock));
         let catalog = Catalog::read(&config.catalog, &mut faults);
-        if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
+        if let Err(error) = config.audit.check().and_then(|()| config.audit.load_keys()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
         let loaded = catalog.map(|catalog| {
@@ -132,6 +136,10 @@ pub struct App {
     health: HealthReporter,
     listener: TcpListener,
     observe: TcpListener,
+    /// For those who may hold a copy of the access log.
+    log: Option<(TcpListener, LogService)>,
+    audit: AuditConfig,
+    proofs: Proofs,
     admin: Option<AdminConfig>,
     started_at: Timestamp,
 }
@@ -147,8 +155,17 @@ impl App {
             Loaded::load(&config, &clock)?;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
-        let start = StartInfo { gateway: generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
+        let log = match &config.audit.serve {
+            Some(serve) => Some(bind("audit.serve.listen", serve.listen).await?),
+            None => None,
+        };
+        let held = witness::held(&config.audit, &clock).await;
+        let start = StartInfo { gateway: generation.server_id().to_string(), policy: *policy.hash().as_bytes(), held };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
+        let proofs = Proofs::open(&config.audit.dir).map_err(|error| StartError::Proofs(error.to_string()))?;
+        let readers = config.audit.serve.iter().flat_map(|serve| serve.readers.clone());
+        let service = LogService::new(journal.clone(), config.audit.dir.clone(), proofs.clone(), readers);
+        let log = log.map(|listener| (listener, service));
 
         let gateway = Arc::new(Gateway {
             catalog: Arc::new(catalog),
@@ -164,7 +181,16 @@ impl App {
         let gate = Gate::new(generation, config.hardening, clock)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let services = api::services(gateway.clone(), config.calls, health_service)?;
-        Ok(Self { gateway, gate, services, health, listener, observe, admin: config.admin, started_at })
+        let (admin, audit) = (config.admin, config.audit);
+        Ok(Self { gateway, gate, services, health, listener, observe, log, audit, proofs, admin, started_at })
+    }
+
+    /// Where the access log is served, if it is.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn log_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.log.as_ref().map(|(listener, _)| listener.local_addr()).transpose()
     }
 
     /// Where the gateway listens.
@@ -218,6 +244,14 @@ impl App {
             ready,
             ended.clone().cancelled_owned(),
         ));
+        for witness in &self.audit.witnesses {
+            let (journal, proofs) = (&self.gateway.journal, self.proofs.clone());
+            witness::submit(witness, journal, proofs, &self.gateway.clock, ended.clone())
+                .map_err(|error| StartError::Proofs(error.to_string()))?;
+        }
+        if let Some((listener, service)) = self.log {
+            tokio::spawn(certs::serve(listener, self.gate.clone(), service, ended.clone().cancelled_owned()));
+        }
         let ticker = tokio::spawn(tick(self.gateway.clone(), self.gate.clone(), self.health.clone(), problems));
 
         let health = self.health.clone();
@@ -258,6 +292,7 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
         }
         if !gateway.journal.is_writable() {
             found.push("the access log can't be written".to_owned());
+            found.extend(gateway.journal.status().alarms.into_iter().map(|alarm| format!("access log: {alarm}")));
         }
         if gate.current().leaf_not_after() <= gateway.clock.now() {
             found.push("the server's certificate has expired".to_owned());
@@ -272,12 +307,16 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
 async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, problems: Problems) {
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
+    let mut alarms = Vec::new();
     loop {
         ticks.tick().await;
         gateway.record_counted().await;
         let metrics = &gateway.metrics;
         metrics.connections(gate.status().connections);
-        metrics.log_writable(gateway.journal.is_writable());
+        let log = gateway.journal.status();
+        metrics.log_writable(log.writable);
+        metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
+        record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
         metrics.leaf_expiry(gate.current().leaf_not_after());
         let found = (problems.0)();
         if serving != Some(found.is_empty()) {
@@ -290,6 +329,23 @@ async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, pr
             }
         }
     }
+}
+
+/// The log itself tells since when, and until when, it was less safe than it should be.
+async fn record_alarms(journal: &Journal, now: &[&'static str], before: &mut Vec<&'static str>) {
+    let begun = now.iter().filter(|alarm| !before.contains(alarm)).map(|&alarm| Entry::Degraded(alarm.to_owned()));
+    let over = before.iter().filter(|alarm| !now.contains(alarm)).map(|&alarm| Entry::Recovered(alarm.to_owned()));
+    let entries: Vec<_> = begun.chain(over).collect();
+    if entries.is_empty() {
+        return;
+    }
+    for entry in entries {
+        // A log that takes nothing now is told again with the next second.
+        if journal.append(entry).await.is_err() {
+            return;
+        }
+    }
+    *before = now.to_vec();
 }
 
 /// The gateway as a whole, and each of its services by name, as the gRPC health protocol has it.

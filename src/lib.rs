@@ -8,7 +8,7 @@
 //! 4. [`policy`]
 //! 5. [`connectors`]
 //! 6. [`lookup`], the story of a request
-//! 7. [`api`]
+//! 7. [`witness`], [`api`]
 //! 8. [`config`]
 //! 9. [`app`]
 //! 10. [`cli`]
@@ -30,3 +30,4 @@ pub mod lookup;
 pub mod pb;
 pub mod policy;
 pub mod telemetry;
+pub mod witness;

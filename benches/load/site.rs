@@ -190,6 +190,7 @@ fn configuration(out: &Path, birth: &str) -> String {
         ("\"grants\"", &format!("\"{here}/grants\"")),
         ("127.0.0.1:7443", "127.0.0.1:0"),
         ("127.0.0.1:7490", "127.0.0.1:0"),
+        ("127.0.0.1:7447", "127.0.0.1:0"),
         ("https://127.0.0.1:7451", birth),
         ("max_connections = 4096", "max_connections = 16384"),
         ("max_connections_per_address = 128", "max_connections_per_address = 16384"),

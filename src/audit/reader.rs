@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::entry::{AccessEntry, DecodeError, Entry, Outcome, decode};
-use super::frame::{Header, Kind, LENGTH, PER_SEGMENT, leaf_hash, parse};
+use super::frame::{Header, Kind, LENGTH, PER_SEGMENT, parse};
 use super::journal::ORIGIN_FILE;
 use super::keys::PrivateKey;
+use super::merkle::leaf_hash;
 use super::scan::{Window, file_name, segments};
 use super::seal::EpochKey;
 use crate::clock::Timestamp;
@@ -23,7 +24,7 @@ use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 pub struct LogReader {
     dir: PathBuf,
     origin: Arc<str>,
-    key: PrivateKey,
+    keys: Vec<PrivateKey>,
     /// The data key of the epoch being read, if this recipient has it.
     epoch: Option<EpochKey>,
     segment: Option<Window>,
@@ -37,13 +38,14 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Opens the log in `dir`. Changes nothing there and takes no lock.
-    pub fn open(dir: &Path, key: PrivateKey) -> Result<Self, ReadError> {
+    /// Opens the log in `dir`, to be read with these keys: auditors' keys change with the months. Changes nothing there and
+    /// takes no lock.
+    pub fn open(dir: &Path, keys: impl Into<Vec<PrivateKey>>) -> Result<Self, ReadError> {
         let origin = fs::read_to_string(dir.join(ORIGIN_FILE))?;
         Ok(Self {
             dir: dir.into(),
             origin: origin.into(),
-            key,
+            keys: keys.into(),
             epoch: None,
             segment: None,
             offset: 0,
@@ -148,10 +150,16 @@ impl LogReader {
 
     fn content(&mut self, header: &Header, body: &[u8]) -> Result<Content, ReadError> {
         if header.kind == Kind::EPOCH {
-            self.epoch = EpochKey::unwrap(header.epoch, &self.origin, body, &self.key).ok();
+            let unwrap = |key| EpochKey::unwrap(header.epoch, &self.origin, body, key).ok();
+            self.epoch = self.keys.iter().find_map(unwrap);
             return Ok(Content::Epoch { readable: self.epoch.is_some() });
         }
         let index = header.seq;
+        if header.kind.is_clear() {
+            return decode(header.kind, body)
+                .map(Content::Entry)
+                .map_err(|source| ReadError::Unknown { index, source });
+        }
         let key = self.epoch.as_ref().filter(|key| key.number() == header.epoch);
         let body =
             key.ok_or(ReadError::NoKey { index })?.open(header, body).map_err(|_| ReadError::Forged { index })?;

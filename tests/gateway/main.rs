@@ -18,6 +18,7 @@ mod input;
 mod limits;
 mod policy;
 mod process;
+mod proofs;
 mod provider;
 mod tokens;
 mod types;

@@ -109,10 +109,11 @@ fn read(path: &Path) -> Result<String, PkiError> {
     std::fs::read_to_string(path).map_err(|source| PkiError::Io { path: path.into(), source })
 }
 
-/// Runs `oncegate pki`. `write_audit_keys` writes the auditor's and the escrow's keys to the directory it is given.
+/// Runs `oncegate pki`. `write_audit_keys` writes the access log's keys to the directory it is given, named
+/// after the trust domain.
 pub fn run(
     args: &PkiArgs,
-    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+    write_audit_keys: &dyn Fn(&Path, &str) -> io::Result<()>,
     out: &mut dyn Write,
 ) -> Result<(), PkiError> {
     let init = match &args.command {
@@ -137,7 +138,7 @@ pub fn generate(
     settings: &PkiSettings,
     force: bool,
     clock: &Clock,
-    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+    write_audit_keys: &dyn Fn(&Path, &str) -> io::Result<()>,
 ) -> Result<PkiSummary, PkiError> {
     settings.check()?;
     let output = Output::begin(out, force)?;
@@ -181,7 +182,7 @@ pub fn generate(
     output.private("subjects.key", subjects_key.as_bytes())?;
 
     let audit = output.directory("audit")?;
-    write_audit_keys(&audit).map_err(|source| PkiError::Io { path: audit, source })?;
+    write_audit_keys(&audit, &settings.trust_domain).map_err(|source| PkiError::Io { path: audit, source })?;
     output.complete()?;
     Ok(summary)
 }

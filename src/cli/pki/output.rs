@@ -10,7 +10,8 @@ use super::PkiError;
 /// Says whether the directory is complete, and that it is ours.
 const MARKER: &str = "oncegate-pki";
 const INCOMPLETE: &str = "incomplete\n";
-const COMPLETE: &str = "complete\n";
+/// What an older version completed lacks keys that are needed now: it counts as incomplete.
+const COMPLETE: &str = "complete 2\n";
 /// Everything else a run writes; nothing but these is ever removed.
 const FOLDERS: [&str; 6] = ["ca", "gateway", "systems", "sources", "tokens", "audit"];
 const SUBJECTS_KEY: &str = "subjects.key";
