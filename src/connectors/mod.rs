@@ -1,4 +1,5 @@
-//! Where records come from: departments' sources behind one face, [`Connectors::fetch`].
+//! Where records come from: departments' sources behind one face, [`Connectors::fetch`]; and where conditions get their
+//! facts: [`Registries`].
 //!
 //! A fetch asks the cache first, then joins a fetch of the same answer that is already under way, then starts one. What
 //! it returns is about the subject asked for and of the type asked for; anything else a source sends is thrown away
@@ -6,6 +7,7 @@
 
 mod flight;
 mod grpc;
+mod registry;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,8 @@ use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 use crate::limits::Limits;
 use crate::policy::{Permit, answers_subject};
 use crate::telemetry::{CacheResult, LimitScope, Metrics, TraceContext};
+
+pub use registry::{Registries, RegistriesConfig, RegistryConfig};
 
 use flight::{FlightKey, Flights};
 
@@ -54,13 +58,14 @@ pub struct SourceConfig {
     pub certificate: PathBuf,
     /// PEM file with the key of that certificate.
     pub key: PathBuf,
-    /// Longest time for one answer, in milliseconds. The call's own deadline, less a margin, counts if it is sooner.
+    /// Longest time for one answer, in milliseconds, at most ten minutes. The call's own deadline, less a margin, counts
+    /// if it is sooner.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
-    /// Longest time to connect, in milliseconds.
+    /// Longest time to connect, in milliseconds; at most a minute.
     #[serde(default = "default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
-    /// Largest answer taken, in bytes.
+    /// Largest answer taken, in bytes; 1 KiB to 256 MiB.
     #[serde(default = "default_max_answer_bytes")]
     pub max_answer_bytes: usize,
 }
@@ -83,6 +88,17 @@ const fn default_max_answer_bytes() -> usize {
 }
 
 impl SourceConfig {
+    /// What is out of its bounds.
+    fn out_of_bounds(&self) -> impl Iterator<Item = String> {
+        let bounds = [
+            ("timeout_ms", self.timeout_ms, 1, 600_000),
+            ("connect_timeout_ms", self.connect_timeout_ms, 1, 60_000),
+            ("max_answer_bytes", self.max_answer_bytes as u64, 1_024, 256 << 20),
+        ];
+        let out = bounds.into_iter().filter(|(_, value, least, most)| !(*least..=*most).contains(value));
+        out.map(|(name, value, least, most)| format!("{name} is {value}; it must be {least} to {most}"))
+    }
+
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         for path in [&mut self.ca, &mut self.certificate, &mut self.key] {
@@ -246,6 +262,11 @@ impl Connectors {
                     continue;
                 }
             };
+            faults.0.extend(config.out_of_bounds().map(at));
+            if !crate::certs::upstream::is_address(&config.address) {
+                faults.0.push(at("address must be https://host:port".into()));
+                continue;
+            }
             let channel = match crate::certs::upstream::channel(&upstream(config)) {
                 Ok(channel) => channel,
                 Err(found) => {

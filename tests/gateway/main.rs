@@ -11,6 +11,7 @@
 
 mod attacks;
 mod collect;
+mod conditions;
 mod faces;
 mod harness;
 mod imports;
@@ -20,5 +21,6 @@ mod policy;
 mod process;
 mod proofs;
 mod provider;
+mod registry;
 mod tokens;
 mod types;

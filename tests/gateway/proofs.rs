@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tower::ServiceExt as _;
 
-use crate::harness::{Script, Site, birth, deployment, mask, out, profile, request};
+use crate::harness::{Around, Site, birth, deployment, mask, out, profile, request};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
 
@@ -201,7 +201,7 @@ async fn a_rolled_back_gateway_does_not_start_because_its_witness_remembers() {
     let (stop, aside) = (CancellationToken::new(), tempfile::tempdir().unwrap());
     let witness = overseer(aside.path(), None, &stop).await;
     let file = aside.path().join("gateway.toml");
-    std::fs::write(&file, deployment(&Script::new(), &Script::new(), &stop).await).unwrap();
+    std::fs::write(&file, deployment(&Around::new(), &stop).await).unwrap();
     let config = || {
         let mut config = Config::load(&file).unwrap();
         config.admin = None;

@@ -54,7 +54,8 @@ fn the_built_in_settings_name_every_department() {
     assert_eq!(codes, all.split(' ').collect::<Vec<_>>());
     assert!(settings.departments.iter().all(|department| !department.systems.is_empty()));
     let with_sources = settings.departments.iter().filter(|department| !department.sources.is_empty());
-    assert_eq!(with_sources.count(), 14, "whoever provides a certificate type, and the witness");
+    let what = "whoever provides a certificate type, the platform with its registers, the witness";
+    assert_eq!(with_sources.count(), 15, "{what}");
 }
 
 #[test]
@@ -108,11 +109,11 @@ fn everything_is_there_and_private_files_are_private() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let summary = make(&out);
-    // Systems: GA, WJ, three of ZS; sources: GA, WJ; the gateway's two.
-    assert_eq!((summary.cas, summary.certificates, summary.token_keys), (4, 9, 4));
+    // Systems: GA, WJ, three of ZS; sources: GA, WJ, ZS; the gateway's two.
+    assert_eq!((summary.cas, summary.certificates, summary.token_keys), (4, 10, 4));
     let files = files(&out);
     // A certificate or JWK Set for each key, subjects.key, the marker.
-    assert_eq!(files.len(), 2 * (4 + 9 + 4) + 2, "{files:#?}");
+    assert_eq!(files.len(), 2 * (4 + 10 + 4) + 2, "{files:#?}");
     for file in &files {
         let private = file.extension().is_some_and(|extension| extension == "key");
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;
