@@ -122,7 +122,15 @@ impl AdminService for Admin {
                 certificate_types: u32::try_from(policy.catalog().certificate_types().count()).unwrap_or(u32::MAX),
                 matters: u32::try_from(policy.catalog().matters().count()).unwrap_or(u32::MAX),
             }),
-            log: Some(pb::LogStatus { origin: log.origin.to_string(), size: log.size, writable: log.writable }),
+            log: Some(pb::LogStatus {
+                origin: log.origin.to_string(),
+                size: log.size,
+                writable: log.writable,
+                signed: log.signed,
+                witnessed_at: log.witnessed_at.map(convert::timestamp),
+                disk_percent: log.disk_percent.into(),
+                alarms: log.alarms.into_iter().map(str::to_owned).collect(),
+            }),
             providers: providers.collect(),
         }))
     }

@@ -79,8 +79,13 @@ pub fn prune(dir: &Path, auditors: &[VerifierKey], signed: u64, delete: bool) ->
     };
     let mut tree = LogTree::from_segment(dir, first)?;
     let mut allowed = 0;
+    // Where each data key was handed out.
+    let mut epochs = Vec::new();
     while tree.size() < signed {
         let Some(header) = tree.read_entry()? else { return Err(TreeError::Missing { index: tree.size() }.into()) };
+        if header.kind == Kind::EPOCH {
+            epochs.push(header.seq);
+        }
         if header.kind != Kind::PRUNE_AUTH {
             continue;
         }
@@ -93,6 +98,9 @@ pub fn prune(dir: &Path, auditors: &[VerifierKey], signed: u64, delete: bool) ->
     }
     // The last two segments are what a restart reads.
     let end = (allowed / PER_SEGMENT).min(last.saturating_sub(1));
+    // What must stay must stay readable: so does the EPOCH entry whose key its first entry is sealed with.
+    let epoch = epochs.iter().rev().find(|epoch| **epoch <= allowed).copied().unwrap_or_default();
+    let end = end.min(epoch / PER_SEGMENT);
     if end <= first {
         return Err(PruneError::NotAllowed);
     }

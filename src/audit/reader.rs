@@ -18,7 +18,7 @@ use super::seal::EpochKey;
 use crate::clock::Timestamp;
 use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 
-/// Iterates over the entries of a log in order, from the first. It ends at the log's present end; calling `next` again
+/// Iterates over the entries of a log in order, from the first that is not pruned. It ends at the log's present end; calling `next` again
 /// later goes on with what was written since. An error names the entries it concerns; reading goes on behind them,
 /// unless it was an I/O error.
 pub struct LogReader {
@@ -30,6 +30,8 @@ pub struct LogReader {
     segment: Option<Window>,
     offset: u64,
     next: u64,
+    /// True until the first EPOCH entry of a pruned log: what stands before may go, and its key has gone.
+    pruned: bool,
     /// Entries outside these times are passed over without decrypting them.
     times: (Option<Timestamp>, Option<Timestamp>),
     /// The unfinished entry that was reported, so that it is reported once.
@@ -42,6 +44,7 @@ impl LogReader {
     /// takes no lock.
     pub fn open(dir: &Path, keys: impl Into<Vec<PrivateKey>>) -> Result<Self, ReadError> {
         let origin = fs::read_to_string(dir.join(ORIGIN_FILE))?;
+        let first = segments(dir)?.first().copied().unwrap_or_default();
         Ok(Self {
             dir: dir.into(),
             origin: origin.into(),
@@ -49,7 +52,8 @@ impl LogReader {
             epoch: None,
             segment: None,
             offset: 0,
-            next: 0,
+            next: first * PER_SEGMENT,
+            pruned: first > 0,
             times: (None, None),
             unfinished: None,
             failed: false,
@@ -79,6 +83,10 @@ impl LogReader {
             let body = parse(entry).map(|(_, body)| body.to_vec()).unwrap_or_default();
             self.offset += (LENGTH + length) as u64;
             self.next += 1;
+            self.pruned &= header.kind != Kind::EPOCH;
+            if self.pruned && !header.kind.is_clear() {
+                continue;
+            }
             let wanted = self.wants(header.time);
             if !wanted && header.kind != Kind::EPOCH {
                 continue;

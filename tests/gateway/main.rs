@@ -17,6 +17,7 @@ mod harness;
 mod imports;
 mod input;
 mod limits;
+mod once;
 mod policy;
 mod process;
 mod proofs;

@@ -96,8 +96,13 @@ impl Place {
 
     /// With so few descriptors, sockets and files together.
     pub(crate) fn start_with_descriptors(&self, count: u32) -> Server {
+        self.start_in_shell(&format!("ulimit -n {count}"))
+    }
+
+    /// After a command of the shell.
+    pub(crate) fn start_in_shell(&self, before: &str) -> Server {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {count}; exec {PROGRAM} \"$@\""), "sh"]);
+        shell.args(["-c", &format!("{before}; exec {PROGRAM} \"$@\""), "sh"]);
         Server::start(&self.dir.path().join("gateway.toml"), shell)
     }
 

@@ -384,3 +384,65 @@ async fn cosignatures_are_kept_and_their_absence_alarms_then_stops() {
     until(|| journal.is_writable() && journal.status().alarms.is_empty()).await;
     journal.append(look(PERSON)).await.unwrap();
 }
+
+/// The whole way of old entries: an auditor allows, the log records it, whole segments go, and what is left can be proved
+/// and read.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable() {
+    use crate::audit::prune::{PruneError, authorize, prune};
+    use crate::audit::verify::{Trust, verify};
+
+    let mut site = Site::new();
+    (site.config.queue, site.config.batch, site.config.wait_ms) = (70_000, 4096, 60_000);
+    let auditor = SigningKey::generate("auditor", Algorithm::Ed25519).unwrap();
+    let (vkey, note) = (site.dir.path().join("auditor.vkey"), site.dir.path().join("prune.note"));
+    auditor.write_public(&vkey).unwrap();
+    let journal = site.open();
+    for _ in 0..2 {
+        let answers = join_all((0..PER_SEGMENT).map(|_| journal.append(admin("")))).await;
+        assert!(answers.iter().all(Result::is_ok));
+        site.clock.advance(Duration::from_hours(24));
+    }
+    journal.append(look(PERSON)).await.unwrap();
+    journal.close("drained");
+    let auditors = vec![auditor.verifier().clone()];
+    let trust =
+        Trust { policy: Some(Policy::of_logs(vec![signer(&site).verifier().clone()])), auditors: auditors.clone() };
+    let size = signed(&site).size;
+    let try_prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, delete);
+    assert!(matches!(try_prune(true), Err(PruneError::NotAllowed)), "nobody allowed it");
+
+    // A stranger's permission makes no entry; the auditor's makes one, once.
+    let origin = site.config.origin.clone();
+    site.config.auditors = vec![vkey];
+    site.config.prune_authorization = Some(note.clone());
+    let stranger = SigningKey::generate("auditor", Algorithm::Ed25519).unwrap();
+    fs::write(&note, authorize(&origin, size, &stranger).to_string()).unwrap();
+    assert!(matches!(site.try_open(), Err(OpenError::Option(_))));
+    fs::write(&note, authorize(&origin, size, &auditor).to_string()).unwrap();
+    site.open().close("drained");
+    site.open().close("drained");
+    let count =
+        site.read_whole().iter().filter(|entry| matches!(entry.content, Content::Entry(Entry::PruneAuth(_)))).count();
+    assert_eq!(count, 1);
+
+    let prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, delete);
+    let planned = prune(false).unwrap();
+    assert!(site.segment(0).exists());
+    assert_eq!(prune(true).unwrap(), planned);
+    assert_eq!((planned.first, planned.segments), (PER_SEGMENT, 1));
+    assert!(!site.segment(0).exists() && site.segment(1).exists());
+    let report = verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(report.faults.is_empty() && report.first == PER_SEGMENT, "{report:?}");
+    let unproved = Trust { auditors: Vec::new(), ..trust.clone() };
+    let report = verify(&site.config.dir, &unproved, Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(!report.faults.is_empty(), "who has no auditor's key can't know that it was allowed");
+    // The log goes on, and what is left is read from the first data key on.
+    site.open().close("drained");
+    let read = site.read_whole();
+    assert!(read.iter().any(|entry| entry.access().is_some_and(|access| access.matter == "newborn_birth")));
+    // What nobody allowed is no pruning.
+    fs::remove_file(site.segment(1)).unwrap();
+    let report = verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(!report.faults.is_empty(), "{report:?}");
+}
