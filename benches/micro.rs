@@ -260,8 +260,8 @@ async fn paced(rate: u32, journal: &Arc<Journal>) {
     drop(queue);
     echo.await.unwrap();
     waits.sort();
-    let at = |share: f64| waits.get((waits.len() as f64 * share) as usize).copied().unwrap_or_default();
-    println!("log, {rate} entries a second, waits p50 {:?}, p99 {:?}", at(0.5), at(0.99));
+    let at = |percent: usize| waits.get(waits.len() * percent / 100).copied().unwrap_or_default();
+    println!("log, {rate} entries a second, waits p50 {:?}, p99 {:?}", at(50), at(99));
     // A tick of the kernel's clock is a hundredth of a second.
     let ticks = spent.get(1).copied().unwrap_or_default() - spent.first().copied().unwrap_or_default();
     line("  processor time an entry, beyond a queue", ticks * 1e7 / f64::from(rate * SECONDS));
