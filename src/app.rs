@@ -16,17 +16,18 @@ use crate::api::{self, Admin, AdminConfig, Guard, Problems};
 use crate::audit::{AuditConfig, Entry, Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
-use crate::certs::{self, Gate, Generation};
+use crate::certs::{self, Gate, Keeper, Opened};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::connectors::{Connectors, Registries};
-use crate::identity::TokenVerifier;
+use crate::identity::{TokenVerifier, Tokens};
 use crate::ids::DepartmentCode;
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::Policy;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, TrustState};
+use crate::watched;
 use crate::witness::{self, LogService, Proofs};
 
 /// How often counters are carried over and the health is looked at.
@@ -73,7 +74,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Loaded {
     /// The listener's trust material.
-    pub generation: Generation,
+    pub trust: Opened,
     /// Issuers' keys and platforms.
     pub tokens: TokenVerifier,
     /// Catalog, conditions and grants.
@@ -96,7 +97,7 @@ impl Loaded {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let limits = Arc::new(Limits::new(&config.limits));
 
-        let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, clock));
+        let trust = gather(&mut faults, Opened::open(&config.trust, &config.trust_domain, clock));
         let catalog = Catalog::read(&config.policy.bundle, &mut faults);
         config.hardening.check(&config.file, &mut faults);
         config.calls.check(&config.file, &mut faults);
@@ -108,12 +109,15 @@ impl Loaded {
         }
         let loaded = catalog.map(|catalog| {
             let registered = |code: &DepartmentCode| catalog.department(code).is_some();
-            let of_cas = config.tls.client_cas.iter().flat_map(|ca| &ca.departments);
-            let of_limits = config.limits.providers.keys();
-            let named =
-                of_cas.map(|code| ("tls.client_cas", code)).chain(of_limits.map(|code| ("limits.providers", code)));
-            for (what, code) in named.filter(|(_, code)| !registered(code)) {
-                faults.of(&config.file, format!("{what}: no department {code} in the catalog"));
+            for code in config.limits.providers.keys().filter(|code| !registered(code)) {
+                faults.of(&config.file, format!("limits.providers: no department {code} in the catalog"));
+            }
+            let bound = trust.iter().flat_map(|trust| &trust.generation.manifest().client_cas);
+            for (ca, code) in bound.flat_map(|ca| ca.departments.iter().map(move |code| (&ca.name, code))) {
+                if code.parse().is_ok_and(|code| !registered(&code)) {
+                    let message = format!("client CA {ca}: no department {code} in the catalog");
+                    faults.of(&config.trust.dir, message);
+                }
             }
             let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
             let cache = AnswerCache::new(&config.cache, clock.clone());
@@ -135,9 +139,9 @@ impl Loaded {
         if let Some((_, Some(policy), _)) = &loaded {
             unserved(policy, config, &mut faults);
         }
-        match (generation, loaded, registries, faults.0.is_empty()) {
-            (Some(generation), Some((Some(tokens), Some(policy), Some(connectors))), Some(registries), true) => {
-                Ok(Self { generation, tokens, policy, connectors, registries, limits, metrics })
+        match (trust, loaded, registries, faults.0.is_empty()) {
+            (Some(trust), Some((Some(tokens), Some(policy), Some(connectors))), Some(registries), true) => {
+                Ok(Self { trust, tokens, policy, connectors, registries, limits, metrics })
             }
             _ => Err(faults),
         }
@@ -148,7 +152,7 @@ impl Loaded {
 #[derive(Debug)]
 pub struct App {
     gateway: Arc<Gateway>,
-    gate: Arc<Gate>,
+    keeper: Arc<Keeper>,
     services: Guard<Routes>,
     health: HealthReporter,
     listener: TcpListener,
@@ -168,8 +172,7 @@ impl App {
     /// See [`StartError`]; faults of the configuration come all at once. The log is opened last, so a gateway that can't
     /// start leaves no entry.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let Loaded { generation, tokens, policy, connectors, registries, limits, metrics } =
-            Loaded::load(&config, &clock)?;
+        let Loaded { trust, tokens, policy, connectors, registries, limits, metrics } = Loaded::load(&config, &clock)?;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
         let log = match &config.audit.serve {
@@ -177,13 +180,17 @@ impl App {
             None => None,
         };
         let held = witness::held(&config.audit, &clock).await;
-        let start = StartInfo { gateway: generation.server_id().to_string(), policy: *policy.hash().as_bytes(), held };
+        let gateway_id = trust.generation.server_id().to_string();
+        let start = StartInfo { gateway: gateway_id, policy: *policy.hash().as_bytes(), held };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
         let proofs = Proofs::open(&config.audit.dir).map_err(|error| StartError::Proofs(error.to_string()))?;
         let readers = config.audit.serve.iter().flat_map(|serve| serve.readers.clone());
         let service = LogService::new(journal.clone(), config.audit.dir.clone(), proofs.clone(), readers);
         let log = log.map(|listener| (listener, service));
 
+        let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
+        let (domain, issuers) = (&config.trust_domain, config.identity);
+        let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
         let gateway = Arc::new(Gateway {
             tokens,
             limits,
@@ -195,11 +202,11 @@ impl App {
             metrics,
         });
         let started_at = clock.now();
-        let gate = Gate::new(generation, config.hardening, clock)?;
+        let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, config.hardening, clock))?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let services = api::services(gateway.clone(), config.calls, health_service)?;
         let (admin, audit) = (config.admin, config.audit);
-        Ok(Self { gateway, gate, services, health, listener, observe, log, audit, proofs, admin, started_at })
+        Ok(Self { gateway, keeper, services, health, listener, observe, log, audit, proofs, admin, started_at })
     }
 
     /// Where the access log is served, if it is.
@@ -236,13 +243,13 @@ impl App {
     /// # Errors
     /// If the admin socket can't be made.
     pub async fn run(self, stop: CancellationToken) -> Result<Ended, StartError> {
-        let problems = problems(self.gateway.clone(), self.gate.clone(), stop.clone());
+        let problems = problems(self.gateway.clone(), self.keeper.clone(), stop.clone());
         let ended = CancellationToken::new();
         if let Some(config) = self.admin {
             let what = format!("admin socket {}", config.socket.display());
             let admin = Admin {
                 gateway: self.gateway.clone(),
-                gate: self.gate.clone(),
+                keeper: self.keeper.clone(),
                 started_at: self.started_at,
                 problems: problems.clone(),
             };
@@ -267,9 +274,12 @@ impl App {
                 .map_err(|error| StartError::Proofs(error.to_string()))?;
         }
         if let Some((listener, service)) = self.log {
-            tokio::spawn(certs::serve(listener, self.gate.clone(), service, ended.clone().cancelled_owned()));
+            tokio::spawn(certs::serve(listener, self.keeper.gate().clone(), service, ended.clone().cancelled_owned()));
         }
-        let ticker = tokio::spawn(tick(self.gateway.clone(), self.gate.clone(), self.health.clone(), problems));
+        let follower =
+            tokio::spawn(self.keeper.clone().run(api::record_followed(self.gateway.clone(), self.keeper.clone())));
+        let keys = tokio::spawn(follow_keys(self.gateway.clone()));
+        let ticker = tokio::spawn(tick(self.gateway.clone(), self.keeper.clone(), self.health.clone(), problems));
 
         let health = self.health.clone();
         let shutdown = async move {
@@ -277,8 +287,10 @@ impl App {
             tracing::info!("draining");
             set_health(&health, ServingStatus::NotServing).await;
         };
-        let cut = certs::serve(self.listener, self.gate, self.services, shutdown).await;
+        let cut = certs::serve(self.listener, self.keeper.gate().clone(), self.services, shutdown).await;
         ticker.abort();
+        follower.abort();
+        keys.abort();
         self.gateway.record_counted().await;
         let ended_as = if cut == 0 { Ended::Drained } else { Ended::Cut(cut) };
         let journal = self.gateway.journal.clone();
@@ -315,7 +327,7 @@ async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, StartError
 }
 
 /// What keeps the gateway from taking calls: readiness tells the truth.
-fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> Problems {
+fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken) -> Problems {
     Problems(Arc::new(move || {
         let mut found = Vec::new();
         if stop.is_cancelled() {
@@ -325,7 +337,7 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
             found.push("the access log can't be written".to_owned());
             found.extend(gateway.journal.status().alarms.into_iter().map(|alarm| format!("access log: {alarm}")));
         }
-        if gate.current().leaf_not_after() <= gateway.clock.now() {
+        if keeper.gate().current().leaf_not_after() <= gateway.clock.now() {
             found.push("the server's certificate has expired".to_owned());
         }
         let policy = gateway.policy.load();
@@ -337,7 +349,27 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
     }))
 }
 
-async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, problems: Problems) {
+/// Lets token keys and the identities towards departments change while the gateway runs.
+async fn follow_keys(gateway: Arc<Gateway>) {
+    let mut ticks = tokio::time::interval(watched::POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let keys = gateway.clone();
+        match tokio::task::spawn_blocking(move || keys.tokens.follow()).await {
+            Ok(None) => {}
+            Ok(Some(Ok(()))) => tracing::info!("other token keys are used"),
+            Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
+            Err(_) => tracing::error!("following the token keys failed"),
+        }
+        gateway.connectors.follow().await;
+        for rotation in gateway.connectors.rotations().into_iter().chain([gateway.tokens.rotation()]) {
+            gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
+        }
+    }
+}
+
+async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
     let mut alarms = Vec::new();
@@ -345,12 +377,13 @@ async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, pr
         ticks.tick().await;
         gateway.record_counted().await;
         let metrics = &gateway.metrics;
+        let gate = keeper.gate();
         metrics.connections(gate.status().connections);
         let log = gateway.journal.status();
         metrics.log_writable(log.writable);
         metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
         record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
-        metrics.leaf_expiry(gate.current().leaf_not_after());
+        tell_trust(metrics, &keeper);
         let found = (problems.0)();
         if serving != Some(found.is_empty()) {
             serving = Some(found.is_empty());
@@ -379,6 +412,21 @@ async fn record_alarms(journal: &Journal, now: &[&'static str], before: &mut Vec
         }
     }
     *before = now.to_vec();
+}
+
+fn tell_trust(metrics: &Metrics, keeper: &Keeper) {
+    let (generation, status) = (keeper.gate().current(), keeper.gate().status());
+    let staged = keeper.store().staged().ok().flatten();
+    metrics.trust(&TrustState {
+        generation: generation.number(),
+        on_disk: keeper.number_on_disk().unwrap_or(generation.number()),
+        staged_at: staged.and_then(|staged| staged.written_at()).unwrap_or_default(),
+        refused: keeper.refused().is_some(),
+        expiries: generation.expiries().iter().map(|part| (part.what.kind(), part.what.name(), part.at)).collect(),
+        drained: status.drained,
+        killed: status.killed,
+        handshakes_refused: keeper.gate().refused_handshakes().into_iter().collect(),
+    });
 }
 
 /// The gateway as a whole, and each of its services by name, as the gRPC health protocol has it.

@@ -10,6 +10,7 @@ mod reflection;
 pub mod rpcs;
 mod single;
 pub mod status;
+pub mod trust;
 
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_reflection::pb::v1::server_reflection_server::ServerReflectionServer;
 
-pub use admin::{Admin, AdminConfig, Problems, Role, RoleConfig, serve as serve_admin};
+pub use admin::{Admin, AdminConfig, Operator, Problems, Role, RoleConfig, serve as serve_admin};
 pub use guard::{CallConfig, Guard};
+pub use trust::record_followed;
 
 use reflection::Reflection;
 

@@ -60,8 +60,8 @@ use std::{fmt, io};
 use self::checkpoint::Tree;
 pub use self::config::{AuditConfig, ContinuesConfig, DiskLimits, PeerTls, ServeConfig, WitnessConfig};
 pub use self::entry::{
-    AccessEntry, AdminEntry, DecodeError, Entry, EntrySubject, LegalBasis, MaskedField, Mode, Omitted, Outcome,
-    PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
+    AccessEntry, AdminEntry, ComparedField, Comparison, DecodeError, Entry, EntrySubject, LegalBasis, MaskedField,
+    Mode, Omitted, Outcome, PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
 };
 pub(crate) use self::frame::PER_SEGMENT;
 pub use self::journal::Journal;

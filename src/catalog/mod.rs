@@ -30,16 +30,18 @@ mod descriptors;
 mod fault;
 mod files;
 mod load;
+mod predicate;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use fault::{Fault, Faults};
+pub use predicate::Predicate;
 pub use subject::{MAX_ATTRIBUTES, MAX_SUBJECTS, SubjectError};
 pub use types::{
     CaseSubject, CertificateType, Child, ConsumerKind, Department, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES,
-    Matter, Node, ROLES, SharingClass, Subject, SubjectKey, ValueKind, Wire,
+    Matter, Node, ROLES, Scalar, SharingClass, Subject, SubjectKey, ValueKind, Wire,
 };
 
 use self::files::Departments;
@@ -82,11 +84,11 @@ impl Catalog {
         Self::build(&sets, departments, matters, faults).filter(|_| known)
     }
 
-    /// The departments of a bundle, whatever its certificate types and matters are.
+    /// The departments of a bundle alone.
     ///
     /// # Errors
-    /// Every fault of `departments.toml`.
-    pub fn departments_of(bundle: &Path) -> Result<Vec<Department>, Faults> {
+    /// Every fault of their file.
+    pub fn read_departments(bundle: &Path) -> Result<Vec<Department>, Faults> {
         let mut faults = Faults::default();
         let departments = files::departments(&bundle.join("departments.toml"), &mut faults);
         faults.or(departments.by_code.into_values().collect())

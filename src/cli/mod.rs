@@ -13,6 +13,7 @@ pub mod render;
 pub mod serve;
 pub mod status;
 pub mod table;
+pub mod trust;
 pub mod witness;
 
 use std::fmt::Display;
@@ -32,7 +33,7 @@ use crate::clock::Clock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done; for `call`: every field asked for was released.
+    /// Done; for `call`: every field asked for was released, every claim matched.
     Ok = 0,
     /// Failed for a reason that no other code names.
     Failed = 1,
@@ -40,7 +41,7 @@ pub enum Exit {
     Usage = 2,
     /// `serve`: the grace passed before all calls had ended.
     Cut = 3,
-    /// `call`: some fields were released, others withheld, or some items failed.
+    /// `call`: some fields were released, others withheld, or some items failed, or some claims can't be told.
     Partial = 10,
     /// `call`: the policy released nothing.
     Denied = 11,
@@ -54,6 +55,8 @@ pub enum Exit {
     Limited = 15,
     /// `call`: gateway or provider unavailable; try later.
     Unavailable = 16,
+    /// `call verify`: a claim differs from the record.
+    Mismatch = 17,
     /// A configuration, catalog, grant or trust file is wrong (`EX_CONFIG`).
     Config = 78,
 }
@@ -113,6 +116,8 @@ enum Command {
     Mirror(witness::WitnessArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
+    /// Changes and watches the gateway's trust material.
+    Trust(trust::TrustArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),
 }
@@ -172,6 +177,10 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Witness(args) => witness::run(&args, false, out).await,
         Command::Mirror(args) => witness::run(&args, true, out).await,
         Command::Status(args) => status::run(args, out).await,
-        Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        Command::Trust(args) => trust::run(args, out).await,
+        Command::Pki(args) => match pki::run_rotation(&args, out).await {
+            Some(ended) => ended,
+            None => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        },
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use metrics::{CacheResult, FieldDecision, LimitScope, LogKind, Metrics};
+pub use metrics::{CacheResult, FieldDecision, LimitScope, LogKind, Metrics, TrustState};
 pub use observe::serve;
 pub use trace::{TraceContext, TraceError};
 

@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{Refused, Witness, WitnessFile};
-use crate::certs::{self, Connection, Gate, Generation, HardeningConfig};
+use crate::certs::{self, Connection, Gate, HardeningConfig};
 use crate::clock::Clock;
 
 /// Longest request: a note of 64 KiB and 64 hashes.
@@ -46,8 +46,7 @@ pub async fn serve(
     bound(listener.local_addr().map_err(|error| error.to_string())?);
     match &config.tls {
         Some(tls) => {
-            let generation =
-                Generation::load(1, tls, &config.trust_domain, &clock).map_err(|faults| faults.to_string())?;
+            let generation = tls.load(&config.trust_domain, &clock)?;
             let gate = Gate::new(generation, HardeningConfig::default(), clock).map_err(|faults| faults.to_string())?;
             certs::serve(listener, gate, Submissions { witness, over_tls: true }, shutdown).await;
         }

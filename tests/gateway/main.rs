@@ -24,4 +24,6 @@ mod proofs;
 mod provider;
 mod registry;
 mod tokens;
+mod trust;
 mod types;
+mod verify;

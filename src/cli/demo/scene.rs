@@ -18,6 +18,7 @@ use super::{SEED, cast};
 use crate::app::{App, Ended, StartError};
 use crate::audit::AuditConfig;
 use crate::catalog::{Catalog, Matter};
+use crate::certs::Store;
 use crate::cli::case::Case;
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
@@ -107,6 +108,7 @@ impl Scene {
         for configured in &mut config.audit.witnesses {
             configured.url.clone_from(&witness);
         }
+        own_trust(&mut config, dir)?;
         if let Some(admin) = &mut config.admin {
             admin.socket = dir.join("admin.sock");
         }
@@ -230,15 +232,34 @@ fn make_pki(dir: &Path, clock: &Clock) -> Result<(), Failure> {
     }
 }
 
+/// Gives the run a trust directory of its own, so that playing with rotation leaves the PKI as it is.
+fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
+    let place = Store::new(&config.trust.dir).current()?;
+    let place = place.ok_or_else(|| Failure::new(Exit::Config, "the deployment has no trust generation"))?;
+    let own = Store::new(dir.join("trust"));
+    own.init()?;
+    own.write()?.promote(&place.read()?, 0)?;
+    for source in &mut config.sources {
+        for path in [&mut source.certificate, &mut source.key] {
+            if let Ok(within) = path.strip_prefix(&config.trust.dir) {
+                *path = own.root().join(within);
+            }
+        }
+    }
+    own.root().clone_into(&mut config.trust.dir);
+    Ok(())
+}
+
 /// Throws an earlier run's files away, unless that run is still going on.
 async fn clear(dir: &Path) -> Result<(), Failure> {
     if tokio::net::UnixStream::connect(dir.join("admin.sock")).await.is_ok() {
         let what = format!("a demo is running in {}; stop it or use --dir", dir.display());
         return Err(Failure::new(Exit::Failed, what));
     }
-    let log = dir.join("log");
-    if log.exists() {
-        std::fs::remove_dir_all(&log)?;
+    for old in [dir.join("log"), dir.join("trust")] {
+        if old.exists() {
+            std::fs::remove_dir_all(&old)?;
+        }
     }
     Ok(std::fs::create_dir_all(dir)?)
 }
