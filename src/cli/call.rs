@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 use super::answer::{self, Refusal};
 use super::case::Case;
@@ -75,6 +76,9 @@ struct LookupArgs {
     /// Fields wanted, by path.
     #[arg(long, value_name = "PATH,…", value_delimiter = ',', required = true)]
     fields: Vec<String>,
+    /// Asks for a signed receipt (JWS) and writes it to this file.
+    #[arg(long, value_name = "FILE")]
+    signed_receipt: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -204,9 +208,15 @@ impl Call<'_> {
             subjects: case.subjects(),
             read_mask: Some(prost_types::FieldMask { paths: args.fields }),
         };
-        let request = self.client.request(message, &token, self.timeout)?;
+        let mut request = self.client.request(message, &token, self.timeout)?;
+        if args.signed_receipt.is_some() {
+            request.metadata_mut().insert("oncegate-sign-receipt", MetadataValue::from_static("1"));
+        }
         let mut service = LookupServiceClient::new(self.client.channel.clone());
         let answer = service.lookup(request).await?.into_inner();
+        if let (Some(file), Some(receipt)) = (&args.signed_receipt, &answer.receipt) {
+            std::fs::write(file, format!("{}\n", receipt.signed))?;
+        }
         if self.json {
             let receipt = answer.receipt.as_ref().map(answer::json_receipt);
             let records = answer::json_records(&self.pool, &answer.records)?;

@@ -88,6 +88,8 @@ pub struct Call {
     pub token: Option<String>,
     /// The caller's own id, at most 64 characters.
     pub caller_request_id: Option<String>,
+    /// True if the caller wants its receipt signed.
+    pub sign_receipt: bool,
     /// W3C trace, continued.
     pub trace: TraceContext,
     /// When the call began.
@@ -110,6 +112,7 @@ pub struct CallStart {
     pub method: &'static str,
     pub token: Option<String>,
     pub caller_request_id: Option<String>,
+    pub sign_receipt: bool,
     pub trace: TraceContext,
     pub started: Instant,
     pub deadline: Instant,
@@ -254,11 +257,24 @@ impl Gateway {
     /// # Errors
     /// The refusal if the caller asks too often.
     pub async fn admit(&self, start: CallStart) -> Result<Call, Refusal> {
-        let CallStart { id, caller, peer, method, token, caller_request_id, trace, started, deadline } = start;
+        let CallStart { id, caller, peer, method, token, caller_request_id, sign_receipt, trace, started, deadline } =
+            start;
         let admitted = self.limits.admit_caller(&caller);
         let (taken, settled) = (AtomicBool::new(false), AtomicBool::new(false));
-        let call =
-            Call { id, caller, peer, method, token, caller_request_id, trace, started, deadline, taken, settled };
+        let call = Call {
+            id,
+            caller,
+            peer,
+            method,
+            token,
+            caller_request_id,
+            sign_receipt,
+            trace,
+            started,
+            deadline,
+            taken,
+            settled,
+        };
         match admitted {
             Ok(()) => Ok(call),
             Err(limited) => {
@@ -479,7 +495,8 @@ impl Gateway {
     async fn append(&self, call: &Call, draft: Draft) -> Result<Recorded, AppendError> {
         let waited = Instant::now();
         let entry: Entry = draft.finish(call);
-        let recorded = self.journal.append(entry).await;
+        let recorded =
+            if call.sign_receipt { self.journal.append_signed(entry).await } else { self.journal.append(entry).await };
         if recorded.is_ok() {
             self.metrics.log_entry(LogKind::Access, waited.elapsed());
         }

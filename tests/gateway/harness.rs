@@ -44,16 +44,8 @@ pub(crate) fn pki() -> &'static Path {
     static PKI: OnceLock<TempDir> = OnceLock::new();
     PKI.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let audit_keys = |dir: &Path| {
-            for name in ["auditor", "escrow"] {
-                let key = PrivateKey::generate().unwrap();
-                key.write(&dir.join(format!("{name}.key"))).unwrap();
-                key.public().write(&dir.join(format!("{name}.pub"))).unwrap();
-            }
-            Ok(())
-        };
         let settings = PkiSettings::built_in().unwrap();
-        pki::generate(&dir.path().join("out"), &settings, false, &Clock::system(), &audit_keys).unwrap();
+        pki::generate(&dir.path().join("out"), &settings, false, &Clock::system(), &oncegate::cli::audit_keys).unwrap();
         dir
     })
     .path()
@@ -201,6 +193,9 @@ pub(crate) async fn deployment(around: &Around, stop: &CancellationToken) -> Str
         .replace("127.0.0.1:7443", "127.0.0.1:0")
         .replace("127.0.0.1:7490", "127.0.0.1:0")
         .replace("https://127.0.0.1:7461", &registry)
+        .replace("127.0.0.1:7447", "127.0.0.1:0")
+        // No witness answers, unless a test runs one.
+        .replace("https://127.0.0.1:7446", "https://127.0.0.1:9")
         .replace("https://127.0.0.1:7451", &birth)
         .replace("https://127.0.0.1:7452", &population)
         .replace("https://127.0.0.1:7453", "https://127.0.0.1:9")
