@@ -16,11 +16,16 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::certs::Gate;
+use super::policy::PolicyAdmin;
+use super::policy_desk::PolicyDesk;
+use super::trust::{self, Trust};
+use crate::certs::Keeper;
 use crate::clock::Timestamp;
 use crate::lookup::Gateway;
 use crate::pb::admin as pb;
 use crate::pb::admin::admin_service_server::{AdminService, AdminServiceServer};
+use crate::pb::admin::policy_service_server::PolicyServiceServer;
+use crate::pb::admin::trust_service_server::TrustServiceServer;
 
 /// The admin socket.
 #[derive(Debug, Clone, Deserialize)]
@@ -64,17 +69,43 @@ pub enum Role {
     Auditor,
 }
 
+/// Who calls, as the log names them: the user id, and the name that the machine has for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator(Arc<str>);
+
+impl Operator {
+    /// The user with this id.
+    pub fn of(uid: u32) -> Self {
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let name = users.lines().find_map(|line| {
+            // name:password:uid:…
+            let mut parts = line.split(':');
+            let name = parts.next()?;
+            (parts.nth(1)?.parse() == Ok(uid)).then_some(name)
+        });
+        Self(name.map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})")).into())
+    }
+}
+
+impl std::fmt::Display for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The service.
 #[derive(Debug)]
 pub struct Admin {
     /// What it tells about.
     pub gateway: Arc<Gateway>,
     /// Trust material and connections.
-    pub gate: Arc<Gate>,
+    pub keeper: Arc<Keeper>,
     /// When the gateway started.
     pub started_at: Timestamp,
     /// What keeps the gateway from being ready.
     pub problems: Problems,
+    /// Policy generations.
+    pub desk: Arc<PolicyDesk>,
 }
 
 /// Tells what keeps the gateway from being ready; an empty list if nothing does.
@@ -97,7 +128,7 @@ impl AdminService for Admin {
         request.extensions().get::<Role>().ok_or_else(|| Status::permission_denied("you have no role here"))?;
         let policy = self.gateway.policy.load();
         let log = self.gateway.journal.status();
-        let generation = self.gate.current();
+        let generation = self.keeper.gate().current();
         let problems = (self.problems.0)();
         let providers = self.gateway.connectors.status().into_iter().map(|source| pb::ProviderStatus {
             department: source.department.to_string(),
@@ -114,13 +145,15 @@ impl AdminService for Admin {
                 generation: generation.number(),
                 leaf_sha256: hex::encode(generation.leaf_sha256()),
                 leaf_not_after: Some(convert::timestamp(generation.leaf_not_after())),
-                connections: u32::try_from(self.gate.status().connections).unwrap_or(u32::MAX),
+                connections: u32::try_from(self.keeper.gate().status().connections).unwrap_or(u32::MAX),
             }),
             policy: Some(pb::PolicyStatus {
                 hash: policy.hash().to_string(),
                 grants: u32::try_from(policy.grants().count()).unwrap_or(u32::MAX),
                 certificate_types: u32::try_from(policy.catalog().certificate_types().count()).unwrap_or(u32::MAX),
                 matters: u32::try_from(policy.catalog().matters().count()).unwrap_or(u32::MAX),
+                generation: self.desk.serving(),
+                warnings: self.desk.warnings(),
             }),
             log: Some(pb::LogStatus { origin: log.origin.to_string(), size: log.size, writable: log.writable }),
             providers: providers.collect(),
@@ -142,7 +175,11 @@ pub async fn serve(config: AdminConfig, admin: Admin, stop: CancellationToken) -
     }
     let listener = UnixListener::bind(&config.socket)?;
     std::fs::set_permissions(&config.socket, std::fs::Permissions::from_mode(0o660))?;
-    let routes = Routes::new(AdminServiceServer::new(admin).max_decoding_message_size(64 * 1024)).prepare();
+    let trust = Trust { gateway: admin.gateway.clone(), keeper: admin.keeper.clone(), started_at: admin.started_at };
+    let trust = TrustServiceServer::new(trust).max_decoding_message_size(trust::MAX_REQUEST_BYTES);
+    let policy = PolicyServiceServer::new(PolicyAdmin(admin.desk.clone())).max_decoding_message_size(64 * 1024);
+    let routes = Routes::new(AdminServiceServer::new(admin).max_decoding_message_size(64 * 1024));
+    let routes = routes.add_service(trust).add_service(policy).prepare();
     let roles = Arc::new(config.roles);
     let socket = config.socket.clone();
     tokio::spawn(async move {
@@ -155,11 +192,16 @@ pub async fn serve(config: AdminConfig, admin: Admin, stop: CancellationToken) -
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };
-            let role = stream.peer_cred().ok().and_then(|peer| role_of(&roles, peer.uid(), peer.gid()));
+            let peer = stream.peer_cred().ok();
+            let role = peer.and_then(|peer| role_of(&roles, peer.uid(), peer.gid()));
+            let operator = peer.map(|peer| Operator::of(peer.uid()));
             let routes = tower::ServiceBuilder::new()
                 .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
                     if let Some(role) = role {
                         request.extensions_mut().insert(role);
+                    }
+                    if let Some(operator) = &operator {
+                        request.extensions_mut().insert(operator.clone());
                     }
                     request.map(tonic::body::Body::new)
                 })

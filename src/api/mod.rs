@@ -6,10 +6,13 @@ mod catalog;
 mod convert;
 pub mod guard;
 mod lookup;
+mod policy;
+mod policy_desk;
 mod reflection;
 pub mod rpcs;
 mod single;
 pub mod status;
+pub mod trust;
 
 use std::sync::Arc;
 
@@ -17,8 +20,10 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_reflection::pb::v1::server_reflection_server::ServerReflectionServer;
 
-pub use admin::{Admin, AdminConfig, Problems, Role, RoleConfig, serve as serve_admin};
+pub use admin::{Admin, AdminConfig, Operator, Problems, Role, RoleConfig, serve as serve_admin};
 pub use guard::{CallConfig, Guard};
+pub use policy_desk::{Fits, PolicyDesk};
+pub use trust::record_followed;
 
 use reflection::Reflection;
 

@@ -49,6 +49,11 @@ pub const RPCS: &[Rpc] = &[
     row("/grpc.health.v1.Health/Watch", Needs::Certificate, false, Audit::Exempt),
     row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Certificate, false, Audit::Exempt),
     row("/oncegate.admin.v1.AdminService/GetStatus", Needs::Operator, false, Audit::Exempt),
+    row("/oncegate.admin.v1.TrustService/GetTrust", Needs::Operator, false, Audit::Exempt),
+    row("/oncegate.admin.v1.TrustService/ChangeTrust", Needs::Operator, false, Audit::Every),
+    row("/oncegate.admin.v1.PolicyService/GetPolicy", Needs::Operator, false, Audit::Exempt),
+    row("/oncegate.admin.v1.PolicyService/ActivatePolicy", Needs::Operator, false, Audit::Every),
+    row("/oncegate.admin.v1.PolicyService/RollBackPolicy", Needs::Operator, false, Audit::Every),
 ];
 
 const fn row(path: &'static str, needs: Needs, limited: bool, audit: Audit) -> Rpc {

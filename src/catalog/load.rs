@@ -254,6 +254,9 @@ impl<'a> Reader<'a> {
             let below = (first..self.leaves.len()).collect();
             return Some(Child::Message { node, below, repeated });
         }
+        if !repeated && !field.supports_presence() {
+            self.fault(&path, "must be optional: that there is no value is not the same as 0 or an empty text");
+        }
         let leaf = self.leaves.len();
         if leaf >= MAX_LEAVES {
             if !std::mem::replace(&mut self.full, true) {

@@ -84,6 +84,16 @@ impl Catalog {
         Self::build(&sets, departments, matters, faults).filter(|_| known)
     }
 
+    /// The departments of a bundle alone.
+    ///
+    /// # Errors
+    /// Every fault of their file.
+    pub fn read_departments(bundle: &Path) -> Result<Vec<Department>, Faults> {
+        let mut faults = Faults::default();
+        let departments = files::departments(&bundle.join("departments.toml"), &mut faults);
+        faults.or(departments.by_code.into_values().collect())
+    }
+
     /// A catalog of parts at hand, for tests and tools; `descriptor_sets` are serialized `FileDescriptorSet`s with their
     /// imports and custom options.
     ///

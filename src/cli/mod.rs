@@ -9,10 +9,12 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod pki;
+pub mod policy;
 pub mod render;
 pub mod serve;
 pub mod status;
 pub mod table;
+pub mod trust;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -109,6 +111,10 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
+    /// Changes and watches the gateway's trust material.
+    Trust(trust::TrustArgs),
+    /// Checks, compares, signs, approves and activates policy bundles.
+    Policy(policy::PolicyArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),
 }
@@ -155,6 +161,11 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),
         Command::Status(args) => status::run(args, out).await,
-        Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        Command::Trust(args) => trust::run(args, out).await,
+        Command::Pki(args) => match pki::run_rotation(&args, out).await {
+            Some(ended) => ended,
+            None => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        },
+        Command::Policy(args) => policy::run(args, out).await,
     }
 }

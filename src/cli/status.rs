@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{Exit, Failure};
 use crate::clock::Timestamp;
@@ -34,22 +34,26 @@ pub(super) async fn run(args: StatusArgs, out: &mut dyn Write) -> Result<Exit, F
         },
         (None, None) => return Err(Failure::new(Exit::Usage, "name --config or --socket")),
     };
-    let shown = socket.display().to_string();
-    // The URI is only a name here: the connector knows one place.
-    let channel = Endpoint::from_static("http://admin.invalid")
-        .connect_with_connector(tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        }))
-        .await
-        .map_err(|_| Failure::new(Exit::Unavailable, format!("{shown}: no gateway answers")))?;
-    let status = AdminServiceClient::new(channel)
+    let status = AdminServiceClient::new(socket_channel(socket).await?)
         .get_status(GetStatusRequest {})
         .await
         .map_err(|status| Failure::new(Exit::Denied, status.message()))?
         .into_inner();
     print(&status, out)?;
     Ok(if status.ready { Exit::Ok } else { Exit::Unavailable })
+}
+
+/// A channel to the gateway that answers on an admin socket.
+pub(super) async fn socket_channel(socket: PathBuf) -> Result<Channel, Failure> {
+    let shown = socket.display().to_string();
+    // The URI is only a name here: the connector knows one place.
+    Endpoint::from_static("http://admin.invalid")
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        }))
+        .await
+        .map_err(|_| Failure::new(Exit::Unavailable, format!("{shown}: no gateway answers")))
 }
 
 fn print(status: &GetStatusResponse, out: &mut dyn Write) -> std::io::Result<()> {
@@ -69,7 +73,10 @@ fn print(status: &GetStatusResponse, out: &mut dyn Write) -> std::io::Result<()>
         writeln!(out, "           {} connections", trust.connections)?;
     }
     if let Some(policy) = &status.policy {
-        writeln!(out, "policy     {}", policy.hash)?;
+        writeln!(out, "policy     generation {}, {}", policy.generation, policy.hash)?;
+        for warning in &policy.warnings {
+            writeln!(out, "           warning: {warning}")?;
+        }
         let (grants, types, matters) = (policy.grants, policy.certificate_types, policy.matters);
         writeln!(out, "           {grants} grants, {types} certificate types, {matters} matters")?;
     }

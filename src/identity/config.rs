@@ -23,6 +23,10 @@ pub struct IdentityConfig {
     /// File with the key, at least 32 bytes in hexadecimal, that issuers share with the gateway to name subjects in
     /// tokens without their numbers. Without it a token that names subjects covers none.
     pub subjects_key: Option<PathBuf>,
+
+    /// The configuration file, for faults.
+    #[serde(skip)]
+    pub file: PathBuf,
 }
 
 impl Default for IdentityConfig {
@@ -34,6 +38,7 @@ impl Default for IdentityConfig {
             issuers: Vec::new(),
             platforms: Vec::new(),
             subjects_key: None,
+            file: PathBuf::new(),
         }
     }
 }
@@ -47,6 +52,18 @@ impl IdentityConfig {
         if let Some(key) = &mut self.subjects_key {
             *key = base.join(&*key);
         }
+    }
+
+    /// Whom issuers and platforms may speak for although nobody of that code is registered, in words.
+    pub fn unregistered(&self, departments: impl Fn(&DepartmentCode) -> bool) -> Vec<String> {
+        let issuers = self.issuers.iter().map(|issuer| (issuer.issuer.as_str(), &issuer.consumers));
+        let platforms = self.platforms.iter().map(|platform| (platform.id.as_str(), &platform.consumers));
+        let mut found = Vec::new();
+        for (whose, consumers) in issuers.chain(platforms) {
+            let unknown = consumers.iter().filter(|consumer| !departments(consumer));
+            found.extend(unknown.map(|consumer| format!("{whose}: no department {consumer} in the catalog")));
+        }
+        found
     }
 }
 

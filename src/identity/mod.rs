@@ -5,14 +5,17 @@
 mod caller;
 mod config;
 mod json;
+pub mod jws;
 mod keys;
 pub mod mint;
 mod purpose;
 #[cfg(test)]
 pub(crate) mod testing;
 mod token;
+mod tokens;
 
 pub use caller::{Caller, CallerError};
 pub use config::{IdentityConfig, IssuerConfig, PlatformConfig};
 pub use purpose::{Basis, Purpose, SubjectsKey, SubjectsKeyError};
 pub use token::{MAX_TOKEN_BYTES, TokenError, TokenVerifier};
+pub use tokens::Tokens;

@@ -38,7 +38,7 @@ use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
 use crate::catalog::{CaseSubject, CertificateType, Fields, Matter, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::connectors::{Connectors, FetchError, Fetched, Query, Registries};
-use crate::identity::{Caller, Purpose, TokenVerifier};
+use crate::identity::{Caller, Purpose, Tokens};
 use crate::ids::{CaseId, RequestId};
 use crate::limits::{Limits, Tally};
 use crate::policy::{Mask, Mode, Permit, Policy, PolicyHash, ProjectError, Settled, Truths, Withheld, project, settle};
@@ -54,7 +54,7 @@ const MAX_READ_MASK: usize = 128;
 #[derive(Debug)]
 pub struct Gateway {
     /// Verifies tokens.
-    pub tokens: TokenVerifier,
+    pub tokens: Tokens,
     /// Bounds callers, subjects and providers.
     pub limits: Arc<Limits>,
     /// The policy generation that serves, catalog included. A request takes it once and keeps to it.

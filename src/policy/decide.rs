@@ -139,9 +139,9 @@ pub(super) struct Table {
 pub(super) struct Cell {
     consumer: DepartmentCode,
     matter: String,
-    certificate_type: Arc<CertificateType>,
-    grants: Vec<Arc<Grant>>,
-    denies: Vec<CellDeny>,
+    pub(super) certificate_type: Arc<CertificateType>,
+    pub(super) grants: Vec<Arc<Grant>>,
+    pub(super) denies: Vec<CellDeny>,
     /// Every fact that its grants and denies name.
     pub(super) facts: FactSet,
 }
@@ -154,7 +154,8 @@ pub(super) struct CellDeny {
 }
 
 impl Cell {
-    fn key(&self) -> (&str, &str, &str) {
+    /// Consumer, matter and certificate type.
+    pub(super) fn key(&self) -> (&str, &str, &str) {
         (self.consumer.as_str(), &self.matter, &self.certificate_type.code)
     }
 }

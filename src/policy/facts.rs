@@ -452,6 +452,11 @@ impl Vocabulary {
         Ok(truths)
     }
 
+    /// True if both have the same table of holidays.
+    pub(super) fn same_holidays(&self, other: &Self) -> bool {
+        self.holidays == other.holidays
+    }
+
     /// A sentence about the holiday table if it lacks the year of `now` and some fact needs it.
     pub fn problem(&self, now: Timestamp) -> Option<String> {
         let needed = |fact: &Fact| matches!(fact.source, FactSource::Hours { workdays: true, .. });

@@ -54,9 +54,12 @@
 //! all files and the catalog is in every access record.
 
 mod answer;
+mod bundle;
 mod check;
 mod compare;
+mod config;
 mod decide;
+pub mod diff;
 mod facts;
 mod file;
 mod grant;
@@ -65,6 +68,8 @@ mod mask;
 mod reason;
 mod scan;
 mod settle;
+mod signed;
+mod store;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -72,20 +77,23 @@ mod wire;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use serde::Deserialize;
 use time::{Date, Month};
 
 pub use answer::answers_subject;
 pub use compare::{Claim, ClaimError, Compared, compare};
+pub use config::{PolicyConfig, PolicyMode, Rules};
 pub use decide::Permit;
 pub use facts::{Case, Fact, FactSet, FactSource, Given, Needs, Party, Stage, Truths, Vocabulary};
 pub use grant::{Grant, Mode};
 pub use mask::Mask;
 pub use reason::{Refusal, Withheld, WithheldReason};
 pub use settle::{Settled, settle};
+pub use signed::{MANIFEST, Version, Versions, write_manifest};
+pub use store::{Record, Store, StoreError, Stored};
 pub use wire::{ProjectError, Projected, project};
 
 use crate::catalog::{Catalog, CertificateType, Faults, Fields, Subject, ValueKind, checks};
@@ -98,30 +106,6 @@ use facts::Situation;
 use file::GrantFile;
 use holidays::Holidays;
 
-/// Where the policy is.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PolicyConfig {
-    /// The bundle: a folder with everything that decides what may be released. Default: `policy`.
-    ///
-    /// `departments.toml`, `matters/<code>.toml` and `types/*.binpb` are the catalog's; `facts.toml` and `holidays.toml`
-    /// the conditions; `grants/<matter>/<PROVIDER>.toml` the grants.
-    pub bundle: PathBuf,
-}
-
-impl Default for PolicyConfig {
-    fn default() -> Self {
-        Self { bundle: "policy".into() }
-    }
-}
-
-impl PolicyConfig {
-    /// Takes relative paths as relative to `base`, the configuration file's folder.
-    pub fn rebase(&mut self, base: &Path) {
-        self.bundle = base.join(&self.bundle);
-    }
-}
-
 /// One policy generation: the catalog, the facts, and all grants, checked and compiled. Immutable.
 #[derive(Debug)]
 pub struct Policy {
@@ -130,6 +114,7 @@ pub struct Policy {
     table: Table,
     vocabulary: Arc<Vocabulary>,
     hash: PolicyHash,
+    versions: Versions,
 }
 
 impl Policy {
@@ -140,7 +125,23 @@ impl Policy {
     pub fn open(bundle: &Path) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let Some(catalog) = Catalog::read(bundle, &mut faults) else { return Err(faults) };
-        match (Self::load(bundle, Arc::new(catalog)), faults) {
+        Self::with(bundle, Arc::new(catalog), faults)
+    }
+
+    /// The same, keeping the catalog of `serving` if the bundle's is equal, so that what is known by it stays known.
+    ///
+    /// # Errors
+    /// All faults of all files at once.
+    pub fn open_beside(bundle: &Path, serving: &Self) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let Some(catalog) = Catalog::read(bundle, &mut faults) else { return Err(faults) };
+        let same = catalog.hash() == serving.catalog.hash();
+        Self::with(bundle, if same { Arc::clone(&serving.catalog) } else { Arc::new(catalog) }, faults)
+    }
+
+    /// With the faults that the catalog has.
+    fn with(bundle: &Path, catalog: Arc<Catalog>, faults: Faults) -> Result<Self, Faults> {
+        match (Self::load(bundle, catalog), faults) {
             (Ok(policy), faults) => faults.or(policy),
             (Err(found), mut faults) => {
                 faults.0.extend(found.0);
@@ -155,6 +156,7 @@ impl Policy {
     /// All faults of all files at once.
     pub fn load(bundle: &Path, catalog: Arc<Catalog>) -> Result<Self, Faults> {
         let mut faults = Faults::default();
+        check_masks(&catalog, &mut faults);
         let mut known = Known::of(&catalog);
         let facts = file::read_text(&bundle.join("facts.toml"), &mut faults);
         let holidays = file::read_text(&bundle.join("holidays.toml"), &mut faults);
@@ -174,7 +176,8 @@ impl Policy {
         let (grants, denies) = check::check(files, known, &mut faults);
         let vocabulary = Arc::clone(&known.vocabulary);
         let table = Table::new(&grants, &denies, Arc::clone(&vocabulary), |code| known.types.get(code).cloned());
-        faults.or(Self { catalog, grants, table, vocabulary, hash })
+        let versions = files.iter().map(|file| (format!("grants/{}", file.relative()), file.version())).collect();
+        faults.or(Self { catalog, grants, table, vocabulary, hash, versions })
     }
 
     /// Certificate types, matters and departments of this generation.
@@ -187,7 +190,12 @@ impl Policy {
         &self.vocabulary
     }
 
-    /// Hash of all files of the bundle.
+    /// The version of each file that has one.
+    pub fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// Hash of everything that decides.
     pub fn hash(&self) -> &PolicyHash {
         &self.hash
     }
@@ -256,6 +264,18 @@ impl Policy {
     }
 }
 
+/// Adds a fault for every mask that the catalog names and nobody knows: grants would not be held to it, and a birth date
+/// is known by its mask.
+pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
+    for ty in catalog.certificate_types() {
+        for leaf in &ty.leaves {
+            if let Some(mask) = leaf.mask.as_deref().filter(|mask| Mask::named(mask).is_none()) {
+                faults.of(Path::new(&ty.message), format!("{}: no mask `{mask}`", leaf.path));
+            }
+        }
+    }
+}
+
 /// The vocabulary of the two files, either of which may be missing.
 fn vocabulary(
     facts: Option<&(PathBuf, String)>,
@@ -310,6 +330,22 @@ impl PolicyHash {
         let mut bytes = [0; 32];
         bytes.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
         Self(bytes)
+    }
+}
+
+/// The text is no hash of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a policy's hash is `sha256:` and 64 hexadecimal digits")]
+pub struct HashError;
+
+impl FromStr for PolicyHash {
+    type Err = HashError;
+
+    fn from_str(text: &str) -> Result<Self, HashError> {
+        let mut bytes = [0; 32];
+        let digits = text.strip_prefix("sha256:").ok_or(HashError)?;
+        hex::decode_to_slice(digits, &mut bytes).map_err(|_| HashError)?;
+        Ok(Self(bytes))
     }
 }
 

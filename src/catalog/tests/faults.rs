@@ -143,6 +143,7 @@ fn fields() {
         (label("label_en: \"X\" sensitivity: SENSITIVITY_L1"), "needs label_zh and label_en"),
         (label("label_zh: \"X\" sensitivity: SENSITIVITY_L1"), "needs label_zh and label_en"),
         (label("label_zh: \"X\" label_en: \"X\""), "needs a sensitivity"),
+        (format!("{FIELD} int32 x = 2 @;"), "Card.x: must be optional"),
         (format!("{FIELD} map<string, string> x = 2 @;"), "Card.x: is a map"),
         (format!("{FIELD} repeated Card x = 2;"), "Card.x: test.Card holds itself"),
         (format!("{FIELD} repeated Empty x = 2;"), "Card.x: test.Empty has no fields"),

@@ -16,15 +16,22 @@ use super::source::{self, RecordSource};
 use super::{SEED, cast};
 use crate::app::{App, Ended, StartError};
 use crate::catalog::{Catalog, Matter};
+use crate::certs::Store;
 use crate::cli::case::Case;
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
+use crate::cli::policy::{key, providers, sign_grants, sign_manifest};
 use crate::cli::table::{Look, Progress, Tone};
 use crate::cli::{Exit, Failure, audit_keys};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connectors::SourceConfig;
+use crate::policy::{PolicyConfig, PolicyMode};
 use crate::telemetry;
+
+/// Within the run's folder: the signed bundle, and the gateway's generations.
+const POLICY: &str = "policy";
+const STORE: &str = "policy-store";
 
 /// Everything that runs, and what is needed to talk to it.
 pub(super) struct Scene {
@@ -90,10 +97,14 @@ impl Scene {
         let registry = start_registry(pki_dir, &cases, &stop).await?;
         registries.for_each(|config| config.address.clone_from(&registry));
 
+        progress.show(out, "signatures of every department …")?;
+        config.policy = sign(&config.policy.bundle, pki_dir, dir)?;
+
         progress.show(out, "the gateway …")?;
         config.server.listen.set_port(0);
         config.server.observe.set_port(0);
         config.audit.dir = dir.join("log");
+        own_trust(&mut config, dir)?;
         if let Some(admin) = &mut config.admin {
             admin.socket = dir.join("admin.sock");
         }
@@ -160,6 +171,7 @@ impl Scene {
             writeln!(out, "  source     {source}: {types}")?;
         }
         writeln!(out, "  registers  {}: cases, consents", self.registry)?;
+        writeln!(out, "  policy     {}: each grant file signed by its provider", self.dir.join(POLICY).display())?;
         writeln!(out, "  log        {}", self.log.display())?;
         writeln!(out, "  people     {families} families, {businesses} businesses, none of them real")
     }
@@ -213,15 +225,71 @@ fn make_pki(dir: &Path, clock: &Clock) -> Result<(), Failure> {
     }
 }
 
+/// Gives the run a trust directory of its own, so that playing with rotation leaves the PKI as it is.
+fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
+    let place = Store::new(&config.trust.dir).current()?;
+    let place = place.ok_or_else(|| Failure::new(Exit::Config, "the deployment has no trust generation"))?;
+    let own = Store::new(dir.join("trust"));
+    own.init()?;
+    own.write()?.promote(&place.read()?, 0)?;
+    for source in &mut config.sources {
+        for path in [&mut source.certificate, &mut source.key] {
+            if let Ok(within) = path.strip_prefix(&config.trust.dir) {
+                *path = own.root().join(within);
+            }
+        }
+    }
+    own.root().clone_into(&mut config.trust.dir);
+    Ok(())
+}
+
+/// A copy of the bundle that is signed as a county would: each provider its grants, the competent department all else.
+fn sign(bundle: &Path, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
+    let (copy, keys) = (dir.join(POLICY), pki.join("policy"));
+    if !keys.is_dir() {
+        let what = format!("{} has no policy keys: `oncegate pki init --force` makes all keys anew", pki.display());
+        return Err(Failure::new(Exit::Config, what));
+    }
+    copy_tree(bundle, &copy)?;
+    copy_tree(&keys.join("keys"), &copy.join("keys"))?;
+    for provider in providers(&copy)? {
+        sign_grants(&copy, &provider, &key(&keys.join(format!("{provider}.key")))?)?;
+    }
+    sign_manifest(&copy, &key(&keys.join("authority.key"))?)?;
+    Ok(PolicyConfig {
+        bundle: copy,
+        store: dir.join(STORE),
+        mode: PolicyMode::Signed,
+        authority: Some(keys.join("authority.jwks.json")),
+        approvers: Some(keys.join("approvers.jwks.json")),
+    })
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copy_tree(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
 /// Throws an earlier run's files away, unless that run is still going on.
 async fn clear(dir: &Path) -> Result<(), Failure> {
     if tokio::net::UnixStream::connect(dir.join("admin.sock")).await.is_ok() {
         let what = format!("a demo is running in {}; stop it or use --dir", dir.display());
         return Err(Failure::new(Exit::Failed, what));
     }
-    let log = dir.join("log");
-    if log.exists() {
-        std::fs::remove_dir_all(&log)?;
+    for name in ["log", "trust", POLICY, STORE] {
+        let path = dir.join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
+        }
     }
     Ok(std::fs::create_dir_all(dir)?)
 }
