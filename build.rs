@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let mut api = Vec::new();
-    for area in ["gateway", "department", "audit", "admin"] {
+    for area in ["gateway", "department", "fact", "audit", "admin"] {
         protos_in(&Path::new("proto/oncegate").join(area).join("v1"), &mut api)?;
     }
     let descriptors = protox::compile(&api, ["proto"])?;

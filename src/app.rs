@@ -19,8 +19,9 @@ use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Keeper, Opened};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::connectors::Connectors;
+use crate::connectors::{Connectors, Registries};
 use crate::identity::{TokenVerifier, Tokens};
+use crate::ids::DepartmentCode;
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
@@ -70,14 +71,14 @@ pub enum Ended {
 pub struct Loaded {
     /// The listener's trust material.
     pub trust: Opened,
-    /// Certificate types, matters, departments.
-    pub catalog: Catalog,
     /// Issuers' keys and platforms.
     pub tokens: TokenVerifier,
-    /// Grants.
+    /// Catalog, conditions and grants.
     pub policy: Policy,
     /// Departments' sources, not yet connected.
     pub connectors: Connectors,
+    /// The platform's registers, not yet connected.
+    pub registries: Registries,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
 }
@@ -93,12 +94,25 @@ impl Loaded {
         let limits = Arc::new(Limits::new(&config.limits));
 
         let trust = gather(&mut faults, Opened::open(&config.trust, &config.trust_domain, clock));
-        let catalog = Catalog::read(&config.catalog, &mut faults);
+        let catalog = Catalog::read(&config.policy.bundle, &mut faults);
+        config.hardening.check(&config.file, &mut faults);
+        config.calls.check(&config.file, &mut faults);
+        if let Err(error) = config.telemetry.check() {
+            faults.of(&config.file, error.to_string());
+        }
         if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
         let loaded = catalog.map(|catalog| {
-            let registered = |code: &crate::ids::DepartmentCode| catalog.department(code).is_some();
+            let registered = |code: &DepartmentCode| catalog.department(code).is_some();
+            let bound = trust.iter().flat_map(|trust| &trust.generation.manifest().client_cas);
+            let of_cas = bound.flat_map(|ca| &ca.departments).filter_map(|code| code.parse::<DepartmentCode>().ok());
+            let of_limits = config.limits.providers.keys().cloned();
+            let named =
+                of_cas.map(|code| ("a client CA", code)).chain(of_limits.map(|code| ("limits.providers", code)));
+            for (what, code) in named.filter(|(_, code)| !registered(code)) {
+                faults.of(&config.file, format!("{what}: no department {code} in the catalog"));
+            }
             let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
             let cache = AnswerCache::new(&config.cache, clock.clone());
             let connectors = Connectors::new(
@@ -111,13 +125,17 @@ impl Loaded {
                 metrics.clone(),
             );
             let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
-            let policy = gather(&mut faults, Policy::load(&config.policy, &catalog));
             let connectors = gather(&mut faults, connectors);
-            (catalog, tokens, policy, connectors)
+            let policy = gather(&mut faults, Policy::load(&config.policy.bundle, Arc::new(catalog)));
+            (tokens, policy, connectors)
         });
-        match (trust, loaded, faults.0.is_empty()) {
-            (Some(trust), Some((catalog, Some(tokens), Some(policy), Some(connectors))), true) => {
-                Ok(Self { trust, catalog, tokens, policy, connectors, limits, metrics })
+        let registries = gather(&mut faults, Registries::new(&config.registries, metrics.clone()));
+        if let Some((_, Some(policy), _)) = &loaded {
+            unserved(policy, config, &mut faults);
+        }
+        match (trust, loaded, registries, faults.0.is_empty()) {
+            (Some(trust), Some((Some(tokens), Some(policy), Some(connectors))), Some(registries), true) => {
+                Ok(Self { trust, tokens, policy, connectors, registries, limits, metrics })
             }
             _ => Err(faults),
         }
@@ -144,21 +162,21 @@ impl App {
     /// See [`StartError`]; faults of the configuration come all at once. The log is opened last, so a gateway that can't
     /// start leaves no entry.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let Loaded { trust, catalog, tokens, policy, connectors, limits, metrics } = Loaded::load(&config, &clock)?;
+        let Loaded { trust, tokens, policy, connectors, registries, limits, metrics } = Loaded::load(&config, &clock)?;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
         let start = StartInfo { gateway: trust.generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
 
-        let departments = catalog.departments().map(|department| department.code.clone()).collect();
+        let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
         let (domain, issuers) = (&config.trust_domain, config.identity);
         let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
         let gateway = Arc::new(Gateway {
-            catalog: Arc::new(catalog),
             tokens,
             limits,
             policy: ArcSwap::from_pointee(policy),
             connectors,
+            registries,
             journal,
             clock: clock.clone(),
             metrics,
@@ -249,6 +267,20 @@ impl App {
     }
 }
 
+/// A condition that no configured registry can answer would hold for nobody: better said at the start than found out.
+fn unserved(policy: &Policy, config: &Config, faults: &mut Faults) {
+    let needs = policy.needs_of_all();
+    for (name, needed, configured) in [
+        ("case", needs.case, config.registries.case.is_some()),
+        ("consent", needs.consent, config.registries.consent.is_some()),
+    ] {
+        if needed && !configured {
+            let message = format!("grants name conditions of the {name} registry: [registries.{name}] is missing");
+            faults.of(&config.file, message);
+        }
+    }
+}
+
 fn gather<T>(faults: &mut Faults, result: Result<T, Faults>) -> Option<T> {
     result.map_err(|found| faults.0.extend(found.0)).ok()
 }
@@ -270,9 +302,11 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
         if keeper.gate().current().leaf_not_after() <= gateway.clock.now() {
             found.push("the server's certificate has expired".to_owned());
         }
-        if gateway.policy.load().grants().next().is_none() {
+        let policy = gateway.policy.load();
+        if policy.grants().next().is_none() {
             found.push("the policy has no grant".to_owned());
         }
+        found.extend(policy.vocabulary().problem(gateway.clock.now()));
         found
     }))
 }
@@ -290,8 +324,8 @@ async fn follow_keys(gateway: Arc<Gateway>) {
             Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
             Err(_) => tracing::error!("following the token keys failed"),
         }
-        gateway.connectors.follow().await;
-        for rotation in gateway.connectors.rotations().into_iter().chain([gateway.tokens.rotation()]) {
+        tokio::join!(gateway.connectors.follow(), gateway.registries.follow());
+        for rotation in api::trust::rotations(&gateway) {
             gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
         }
     }

@@ -46,7 +46,12 @@ impl Timestamp {
 
     /// The calendar date in China Standard Time (UTC+8, no daylight saving).
     pub fn date_in_china(self) -> Date {
-        self.in_offset(UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC)).date()
+        self.in_china().date()
+    }
+
+    /// Date and time of day in China Standard Time.
+    pub fn in_china(self) -> OffsetDateTime {
+        self.in_offset(UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC))
     }
 
     /// RFC 3339 text in UTC, always with six digits of a second.

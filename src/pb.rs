@@ -1,4 +1,4 @@
-//! Generated protobuf types of the API, one module per package. They stay in `api/`, `connectors/grpc` and
+//! Generated protobuf types of the API, one module per package. They stay in `api/`, `connectors/` and
 //! `audit/entry`; every other room has types of its own.
 #![allow(
     missing_docs,
@@ -19,6 +19,11 @@ pub mod gateway {
 /// `oncegate.department.v1`: what sources implement.
 pub mod department {
     tonic::include_proto!("oncegate.department.v1");
+}
+
+/// `oncegate.fact.v1`: what the platform's registries implement.
+pub mod fact {
+    tonic::include_proto!("oncegate.fact.v1");
 }
 
 /// `oncegate.audit.v1`: bodies of the access log's entries.

@@ -145,8 +145,8 @@ impl AdminService for Admin {
             policy: Some(pb::PolicyStatus {
                 hash: policy.hash().to_string(),
                 grants: u32::try_from(policy.grants().count()).unwrap_or(u32::MAX),
-                certificate_types: u32::try_from(self.gateway.catalog.certificate_types().count()).unwrap_or(u32::MAX),
-                matters: u32::try_from(self.gateway.catalog.matters().count()).unwrap_or(u32::MAX),
+                certificate_types: u32::try_from(policy.catalog().certificate_types().count()).unwrap_or(u32::MAX),
+                matters: u32::try_from(policy.catalog().matters().count()).unwrap_or(u32::MAX),
             }),
             log: Some(pb::LogStatus { origin: log.origin.to_string(), size: log.size, writable: log.writable }),
             providers: providers.collect(),

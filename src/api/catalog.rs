@@ -31,7 +31,8 @@ impl CatalogView {
 
     pub(super) fn certificate_types(&self, caller: &Caller) -> Vec<Arc<CertificateType>> {
         let codes: BTreeSet<_> = self.grants(caller).into_iter().map(|grant| grant.certificate_type.clone()).collect();
-        codes.iter().filter_map(|code| self.0.catalog.certificate_type(code).cloned()).collect()
+        let policy = self.0.policy.load();
+        codes.iter().filter_map(|code| policy.catalog().certificate_type(code).cloned()).collect()
     }
 }
 
@@ -60,7 +61,7 @@ impl CatalogService for CatalogView {
             return Err(status::of(&refusal, call.id));
         };
         let connected = self.0.connectors.connected(&kind.code);
-        let descriptor_set = self.0.catalog.descriptor_set(&kind);
+        let descriptor_set = self.0.policy.load().catalog().descriptor_set(&kind);
         Ok(Response::new(convert::certificate_type(&kind, connected, descriptor_set)))
     }
 
@@ -70,7 +71,8 @@ impl CatalogService for CatalogView {
     ) -> Result<Response<pb::ListMattersResponse>, Status> {
         let call = call(&request)?;
         let codes: BTreeSet<_> = self.grants(&call.caller).into_iter().map(|grant| grant.matter.clone()).collect();
-        let matters = codes.iter().filter_map(|code| self.0.catalog.matter(code)).map(|matter| pb::Matter {
+        let policy = self.0.policy.load();
+        let matters = codes.iter().filter_map(|code| policy.catalog().matter(code)).map(|matter| pb::Matter {
             code: matter.code.clone(),
             name_zh: matter.name_zh.clone(),
             name_en: matter.name_en.clone(),
@@ -94,7 +96,8 @@ impl CatalogService for CatalogView {
 
 impl CatalogView {
     fn message(&self, grant: &Grant) -> pb::Grant {
-        let kind = self.0.catalog.certificate_type(&grant.certificate_type);
+        let policy = self.0.policy.load();
+        let kind = policy.catalog().certificate_type(&grant.certificate_type);
         let fields = kind.map(|kind| grant.fields.iter().map(|leaf| kind.path(leaf).to_owned()).collect());
         pb::Grant {
             id: grant.id.to_string(),

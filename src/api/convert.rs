@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::ids::RequestId;
 use crate::lookup::{Answer, Released};
 use crate::pb::gateway as pb;
+use crate::policy::{Withheld, WithheldReason};
 
 /// A point in time.
 pub(super) fn timestamp(time: Timestamp) -> PbTimestamp {
@@ -68,9 +69,18 @@ fn record(kind: &CertificateType, released: &Released) -> pb::Record {
         masked: (released.masked.iter())
             .map(|(leaf, mask)| pb::MaskedField { path: kind.path(*leaf).to_owned(), mask: mask.name().to_owned() })
             .collect(),
-        withheld: (released.withheld.iter())
-            .map(|(leaf, reason)| pb::WithheldField { path: kind.path(*leaf).to_owned(), reason: reason.number() })
-            .collect(),
+        withheld: (released.withheld.iter()).map(|field| withheld(kind, field)).collect(),
+    }
+}
+
+/// A withheld field, as far as a caller is told.
+pub(super) fn withheld(kind: &CertificateType, field: &Withheld) -> pb::WithheldField {
+    let condition = field.condition.as_deref().filter(|_| field.reason != WithheldReason::RecordCondition);
+    pb::WithheldField {
+        path: kind.path(field.leaf).to_owned(),
+        reason: field.reason.number(),
+        condition: condition.unwrap_or_default().to_owned(),
+        retryable: field.reason == WithheldReason::ConditionUnknown,
     }
 }
 

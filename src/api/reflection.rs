@@ -44,7 +44,7 @@ impl Reflection {
     /// # Errors
     /// If these do not fit together, which a test excludes.
     pub(super) fn new(catalog: CatalogView) -> Result<Self, Faults> {
-        let mut pool = catalog.0.catalog.pool().clone();
+        let mut pool = catalog.0.policy.load().catalog().pool().clone();
         for set in [tonic_health::pb::FILE_DESCRIPTOR_SET, pb::FILE_DESCRIPTOR_SET] {
             pool.decode_file_descriptor_set(set).map_err(|error| {
                 Faults(vec![Fault { file: "reflection".into(), line: None, message: error.to_string() }])
@@ -83,15 +83,15 @@ impl Reflection {
                 extended.and_then(|message| Some(message.get_extension(number)?.parent_file()))
             }
             Some(MessageRequest::AllExtensionNumbersOfType(name)) => {
-                return match self.pool.get_message_by_name(name) {
-                    Some(message) => MessageResponse::AllExtensionNumbersResponse(pb::ExtensionNumberResponse {
+                let seen = |file: FileDescriptor| visible.contains(file.name());
+                let message = self.pool.get_message_by_name(name).filter(|message| seen(message.parent_file()));
+                return message.map_or_else(not_found, |message| {
+                    let extensions = message.extensions().filter(|extension| seen(extension.parent_file()));
+                    MessageResponse::AllExtensionNumbersResponse(pb::ExtensionNumberResponse {
                         base_type_name: name.clone(),
-                        extension_number: (message.extensions())
-                            .filter_map(|extension| i32::try_from(extension.number()).ok())
-                            .collect(),
-                    }),
-                    None => not_found(),
-                };
+                        extension_number: extensions.filter_map(|found| i32::try_from(found.number()).ok()).collect(),
+                    })
+                });
             }
             None => return error(tonic::Code::InvalidArgument, "say what to look for"),
         };

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
+use super::checks;
 use super::fault::Faults;
 use super::load::is_code;
 use super::types::{ConsumerKind, Department, Matter};
@@ -46,6 +47,9 @@ impl Departments {
         if !is_text(&department.name_zh) || !is_text(&department.name_en) {
             return Err(format!("{}: needs name_zh and name_en, {TEXT}", department.code));
         }
+        if department.region.as_deref().is_some_and(|region| checks::division(region).is_err()) {
+            return Err(format!("{}: region is a division code of 6 digits (GB/T 2260)", department.code));
+        }
         if self.by_code.contains_key(&department.code) {
             return Err(format!("{} is registered twice", department.code));
         }
@@ -69,7 +73,8 @@ pub(super) fn departments(file: &Path, faults: &mut Faults) -> Departments {
         let entry = entry.into_inner();
         let added = match entry.code.as_ref().parse() {
             Ok(code) => {
-                departments.add(Department { code, name_zh: entry.name_zh, name_en: entry.name_en, kind: entry.kind })
+                let DepartmentEntry { name_zh, name_en, kind, region, .. } = entry;
+                departments.add(Department { code, name_zh, name_en, kind, region })
             }
             Err(error) => Err(format!("code: {error}")),
         };
@@ -87,18 +92,7 @@ pub(super) fn matters(
     faults: &mut Faults,
 ) -> BTreeMap<String, Arc<Matter>> {
     let mut matters = BTreeMap::new();
-    let listed = fs::read_dir(directory)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<PathBuf>, _>>());
-    let mut files = match listed {
-        Ok(files) => files,
-        Err(error) => {
-            faults.of(directory, format!("cannot be read: {error}"));
-            return matters;
-        }
-    };
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
-    files.sort();
-    for file in files {
+    for file in listed(directory, "toml", faults) {
         if let Some(matter) = read_matter(&file, departments, faults) {
             matters.insert(matter.code.clone(), Arc::new(matter));
         }
@@ -106,9 +100,29 @@ pub(super) fn matters(
     matters
 }
 
-/// Reads a descriptor set.
-pub(super) fn descriptor_set(file: &Path, faults: &mut Faults) -> Option<Vec<u8>> {
-    read(file, MAX_DESCRIPTOR_SET_BYTES, faults)
+/// Reads every `*.binpb` of the directory, which may be missing.
+pub(super) fn descriptor_sets(directory: &Path, faults: &mut Faults) -> Vec<(PathBuf, Vec<u8>)> {
+    if !directory.exists() {
+        return Vec::new();
+    }
+    let files = listed(directory, "binpb", faults);
+    files
+        .into_iter()
+        .filter_map(|file| read(&file, MAX_DESCRIPTOR_SET_BYTES, faults).map(|bytes| (file, bytes)))
+        .collect()
+}
+
+/// The files of the directory that end so, sorted.
+fn listed(directory: &Path, extension: &str, faults: &mut Faults) -> Vec<PathBuf> {
+    let listed = fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<PathBuf>, _>>());
+    let mut files = listed.unwrap_or_else(|error| {
+        faults.of(directory, format!("cannot be read: {error}"));
+        Vec::new()
+    });
+    files.retain(|file| file.extension().is_some_and(|found| found == extension));
+    files.sort();
+    files
 }
 
 /// What a matter breaks, and which part of it.
@@ -262,6 +276,7 @@ struct DepartmentEntry {
     name_zh: String,
     name_en: String,
     kind: ConsumerKind,
+    region: Option<String>,
 }
 
 #[derive(Deserialize)]

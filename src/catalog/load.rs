@@ -240,6 +240,9 @@ impl<'a> Reader<'a> {
             let below = (first..self.leaves.len()).collect();
             return Some(Child::Message { node, below, repeated });
         }
+        if !repeated && !field.supports_presence() {
+            self.fault(&path, "must be optional: that there is no value is not the same as 0 or an empty text");
+        }
         let leaf = self.leaves.len();
         if leaf >= MAX_LEAVES {
             if !std::mem::replace(&mut self.full, true) {
@@ -262,7 +265,7 @@ impl<'a> Reader<'a> {
         if path == "status" && !matches!(field.kind(), Kind::Enum(_)) {
             self.fault(&path, "must be an enum: what a status means is stated, not guessed");
         }
-        let wire = wire(&field.kind());
+        let (wire, boolean) = (wire(&field.kind()), matches!(field.kind(), Kind::Bool));
         let mask = Some(options.text("mask")).filter(|mask| !mask.is_empty());
         let one = Fields::one(leaf);
         match inherited.share {
@@ -274,7 +277,7 @@ impl<'a> Reader<'a> {
             self.volatile |= one;
         }
         let sensitivity = inherited.sensitivity;
-        self.leaves.push(Leaf { path, numbers, label_zh, label_en, sensitivity, kind, wire, mask });
+        self.leaves.push(Leaf { path, numbers, label_zh, label_en, sensitivity, kind, wire, boolean, mask });
         Some(Child::Leaf { leaf, wire, repeated })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - A **certificate type** is a protobuf message whose options (`oncegate/records/v1/options.proto`) say what the
 //!   department says of it: labels, sensitivity, who may ever have a field, and the keys that find a record. The message
-//!   is the catalog; nothing is written twice. Fourteen types are built in, more come as descriptor sets.
+//!   is the catalog; nothing is written twice. Nineteen types are built in, more come as descriptor sets.
 //! - A **department** and a **matter** are TOML, `departments.toml` and `matters/<code>.toml`.
 //!
 //! [`Catalog::load`] checks all of it and names every fault with its place; a catalog with a fault is not loaded. Once
@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use prost_reflect::DescriptorPool;
-use serde::Deserialize;
 
 pub mod checks;
 mod descriptors;
@@ -46,33 +45,6 @@ pub use types::{
 use self::files::Departments;
 use crate::ids::DepartmentCode;
 
-/// Where the catalog's files are. Paths are relative to the configuration file.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CatalogConfig {
-    /// The departments, a TOML file. Default `departments.toml`.
-    pub departments: PathBuf,
-    /// Directory of matters, one `<code>.toml` each. Default `matters`.
-    pub matters: PathBuf,
-    /// Descriptor sets of further certificate types, as `oncegate catalog build` writes them. Default none.
-    pub descriptor_sets: Vec<PathBuf>,
-}
-
-impl Default for CatalogConfig {
-    fn default() -> Self {
-        Self { departments: "departments.toml".into(), matters: "matters".into(), descriptor_sets: Vec::new() }
-    }
-}
-
-impl CatalogConfig {
-    /// Makes relative paths relative to `base`.
-    pub fn rebase(&mut self, base: &Path) {
-        for path in [&mut self.departments, &mut self.matters].into_iter().chain(&mut self.descriptor_sets) {
-            *path = base.join(&*path);
-        }
-    }
-}
-
 /// Certificate types, matters and departments that fit together. Immutable.
 pub struct Catalog {
     types: BTreeMap<String, Arc<CertificateType>>,
@@ -85,13 +57,14 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Loads the built-in certificate types and what the configuration names. Reads files; blocks.
+    /// Loads the built-in certificate types and what a bundle adds: `departments.toml`, `matters/<code>.toml`, and
+    /// further certificate types as `oncegate catalog build` writes them, `types/*.binpb`. Reads files; blocks.
     ///
     /// # Errors
     /// Every fault found, each with its file and, for TOML, its line.
-    pub fn load(config: &CatalogConfig) -> Result<Self, Faults> {
+    pub fn load(bundle: &Path) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        match Self::read(config, &mut faults) {
+        match Self::read(bundle, &mut faults) {
             Some(catalog) => faults.or(catalog),
             None => Err(faults),
         }
@@ -99,16 +72,24 @@ impl Catalog {
 
     /// The catalog as far as it is sound, so that what builds on it can be checked in the same run; it must not serve if
     /// there was a fault. None if the descriptors can't be read.
-    pub fn read(config: &CatalogConfig, faults: &mut Faults) -> Option<Self> {
-        let departments = files::departments(&config.departments, faults);
+    pub fn read(bundle: &Path, faults: &mut Faults) -> Option<Self> {
+        let departments = files::departments(&bundle.join("departments.toml"), faults);
         let known = departments.are_known();
-        let matters = files::matters(&config.matters, &departments, faults);
-        let further: Vec<_> = (config.descriptor_sets.iter())
-            .filter_map(|file| Some((file.as_path(), files::descriptor_set(file, faults)?)))
-            .collect();
+        let matters = files::matters(&bundle.join("matters"), &departments, faults);
+        let further = files::descriptor_sets(&bundle.join("types"), faults);
         let mut sets = vec![(Path::new("built-in descriptors"), crate::pb::DESCRIPTOR_SET)];
-        sets.extend(further.iter().map(|(file, bytes)| (*file, bytes.as_slice())));
+        sets.extend(further.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())));
         Self::build(&sets, departments, matters, faults).filter(|_| known)
+    }
+
+    /// The departments of a bundle alone.
+    ///
+    /// # Errors
+    /// Every fault of their file.
+    pub fn read_departments(bundle: &Path) -> Result<Vec<Department>, Faults> {
+        let mut faults = Faults::default();
+        let departments = files::departments(&bundle.join("departments.toml"), &mut faults);
+        faults.or(departments.by_code.into_values().collect())
     }
 
     /// A catalog of parts at hand, for tests and tools; `descriptor_sets` are serialized `FileDescriptorSet`s with their
@@ -260,14 +241,15 @@ fn hash(
         count(context, bytes.len());
         context.update(bytes);
     };
-    part(&mut context, b"oncegate catalog 1");
+    part(&mut context, b"oncegate catalog 2");
     count(&mut context, sets.len());
     for (_, bytes) in sets {
         part(&mut context, bytes);
     }
     count(&mut context, departments.len());
     for department in departments.values() {
-        for text in [department.code.as_str(), &department.name_zh, &department.name_en] {
+        let region = department.region.as_deref().unwrap_or_default();
+        for text in [department.code.as_str(), &department.name_zh, &department.name_en, region] {
             part(&mut context, text.as_bytes());
         }
         context.update(&[match department.kind {

@@ -97,7 +97,7 @@ pub(super) fn resolve(
             continue;
         }
         let keys = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        let keys = keys.map(|(key, value)| checked(key, value)).collect::<Result<_, _>>()?;
+        let keys = keys.map(|(key, value)| checked(key, about, value)).collect::<Result<_, _>>()?;
         return Ok(Subject { certificate_type: ty.clone(), role: about.role.clone(), set: index, keys });
     }
     Err(match nearest {
@@ -117,10 +117,18 @@ pub(super) fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-fn checked(key: &LookupKey, value: &str) -> Result<SubjectKey, SubjectError> {
+fn checked(key: &LookupKey, about: &CaseSubject, value: &str) -> Result<SubjectKey, SubjectError> {
     let value = checks::normalised(key.kind, value)
         .map_err(|error| SubjectError::KeyInvalid { attribute: source(key), rule: error.rule() })?;
-    Ok(SubjectKey { name: key.name.clone(), kind: key.kind, value, matches: key.matches })
+    let role = if key.role == ABOUT { &about.role } else { &key.role };
+    Ok(SubjectKey {
+        name: key.name.clone(),
+        kind: key.kind,
+        role: role.clone(),
+        attribute: key.attribute.clone(),
+        value,
+        matches: key.matches,
+    })
 }
 
 /// The key's value. All keys of a set that come from one role come from one subject, so that a father's name never

@@ -3,17 +3,15 @@
 mod faults;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use super::*;
 
 static HESHAN: LazyLock<Catalog> = LazyLock::new(|| Catalog::load(&heshan()).unwrap());
 
-fn heshan() -> CatalogConfig {
-    let mut config = CatalogConfig::default();
-    config.rebase(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/heshan"));
-    config
+fn heshan() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/heshan/policy")
 }
 
 fn ty(code: &str) -> &'static Arc<CertificateType> {

@@ -114,6 +114,8 @@ pub struct Department {
     pub name_en: String,
     /// What kind of consumer it is.
     pub kind: ConsumerKind,
+    /// Division code of where it is (GB/T 2260, 6 digits), for conditions on regions; none if it is of no region.
+    pub region: Option<String>,
 }
 
 /// Kind of organisation that asks (Decree 809, art. 2 and 25).
@@ -295,6 +297,8 @@ pub struct Leaf {
     pub kind: ValueKind,
     /// How it stands on the wire.
     pub wire: Wire,
+    /// True for a `bool`: a flag that conditions may name.
+    pub boolean: bool,
     /// The mask that suits the field, by name.
     pub mask: Option<String>,
 }
@@ -429,6 +433,10 @@ pub struct SubjectKey {
     pub name: String,
     /// What the value is.
     pub kind: ValueKind,
+    /// Role of the case that the value was given for, for example `mother`.
+    pub role: String,
+    /// Attribute of that role, for example `id_no`.
+    pub attribute: String,
     /// The checked value.
     pub value: String,
     /// Leaves of which one must equal the value in the answer.

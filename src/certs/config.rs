@@ -167,7 +167,7 @@ impl HardeningConfig {
         ];
         for (name, value, least, most) in counts {
             if !(least..=most).contains(&value) {
-                faults.of(file, format!("{name} is {value}; it must be {least} to {most}"));
+                faults.of(file, format!("[hardening] {name} is {value}; it must be {least} to {most}"));
             }
         }
         let times = [
@@ -184,11 +184,14 @@ impl HardeningConfig {
         ];
         for (name, value) in times {
             if value.is_zero() || value > LONGEST {
-                faults.of(file, format!("{name} must be more than zero and at most a day"));
+                faults.of(file, format!("[hardening] {name} must be more than zero and at most a day"));
             }
         }
         if self.read_idle_timeout_ms <= self.keep_alive_interval_ms.saturating_add(self.keep_alive_timeout_ms) {
-            faults.of(file, "read_idle_timeout_ms must be more than keep_alive_interval_ms plus keep_alive_timeout_ms");
+            faults.of(
+                file,
+                "[hardening] read_idle_timeout_ms must be more than keep_alive_interval_ms plus keep_alive_timeout_ms",
+            );
         }
     }
 }

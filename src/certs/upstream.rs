@@ -187,16 +187,25 @@ async fn connect(target: &Target, tls: &TlsConnector) -> io::Result<TlsStream<Tc
     })
 }
 
-fn target(config: &UpstreamConfig, faults: &mut Faults) -> Option<Target> {
+/// True for `https://host:port`.
+pub fn is_address(address: &str) -> bool {
+    parts(address).is_some()
+}
+
+/// A target's parts, if the address has the form.
+fn parts(address: &str) -> Option<(Uri, String, u16, ServerName<'static>, Endpoint)> {
+    let authority = address.strip_prefix("https://").filter(|rest| !rest.contains(['/', '?', '#', '@']))?;
+    let origin = address.parse::<Uri>().ok()?;
+    let host = origin.host()?.trim_matches(['[', ']']).to_owned();
+    let port = origin.port_u16()?;
+    let name = ServerName::try_from(host.clone()).ok()?;
     // The endpoint's own scheme is http because this file's connector does TLS, not tonic.
-    let authority = config.address.strip_prefix("https://").filter(|rest| !rest.contains(['/', '?', '#', '@']));
-    let origin = authority.and_then(|_| config.address.parse::<Uri>().ok());
-    let host = origin.as_ref().and_then(Uri::host).map(|host| host.trim_matches(['[', ']']).to_owned());
-    let port = origin.as_ref().and_then(Uri::port_u16);
-    let name = host.clone().and_then(|host| ServerName::try_from(host).ok());
-    let endpoint = authority.and_then(|authority| Endpoint::from_shared(format!("http://{authority}")).ok());
-    let (Some(origin), Some(host), Some(port), Some(name), Some(endpoint)) = (origin, host, port, name, endpoint)
-    else {
+    let endpoint = Endpoint::from_shared(format!("http://{authority}")).ok()?;
+    Some((origin, host, port, name, endpoint))
+}
+
+fn target(config: &UpstreamConfig, faults: &mut Faults) -> Option<Target> {
+    let Some((origin, host, port, name, endpoint)) = parts(&config.address) else {
         faults.of(&config.ca, format!("address of {} must be https://host:port", config.server_id));
         return None;
     };

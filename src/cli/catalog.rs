@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use protox::Compiler;
@@ -12,7 +13,7 @@ use super::table::{Cell, Look, Table, Tone};
 use super::{Exit, Failure};
 use crate::catalog::{Catalog, CertificateType, Department, Faults, Matter, SharingClass};
 use crate::config::Config;
-use crate::policy::{Grant, Policy};
+use crate::policy::{Grant, Policy, check_masks};
 
 /// Lists and shows certificate types and matters; compiles a department's own types.
 #[derive(Debug, Args)]
@@ -80,7 +81,8 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
             }
         }
         CatalogCommand::Build { files, include, out: to, config } => {
-            let departments = Catalog::load(&Config::load(config)?.catalog)?.departments().cloned().collect();
+            // Not the catalog: a set that is to be made anew may be the faulty one.
+            let departments = Catalog::read_departments(&Config::load(config)?.policy.bundle)?;
             let (set, types) = build(files, include, departments)?;
             std::fs::write(to, &set)?;
             for kind in types {
@@ -93,11 +95,9 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-fn load(config: &Path) -> Result<(Catalog, Policy), Failure> {
-    let config = Config::load(config)?;
-    let catalog = Catalog::load(&config.catalog)?;
-    let policy = Policy::load(&config.policy, &catalog)?;
-    Ok((catalog, policy))
+fn load(config: &Path) -> Result<(Arc<Catalog>, Policy), Failure> {
+    let policy = Policy::open(&Config::load(config)?.policy.bundle)?;
+    Ok((policy.catalog().clone(), policy))
 }
 
 /// Compiles certificate types: a descriptor set with all that it imports and where each declaration stands, and the types
@@ -114,11 +114,17 @@ pub fn build(
     let mut resolver = ChainFileResolver::new();
     resolver.add(DescriptorSetFileResolver::decode(crate::pb::DESCRIPTOR_SET)?);
     resolver.add(GoogleFileResolver::new());
-    let mut names = Vec::new();
+    let mut names: Vec<PathBuf> = Vec::new();
     for file in files {
         let (folder, name) = (file.parent().unwrap_or(Path::new("")), file.file_name().unwrap_or_default());
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         resolver.add(IncludeFileResolver::new(folder.to_owned()));
+        // Imports and reflection know a file by its name alone.
+        if names.iter().any(|other| other.as_os_str() == name) {
+            let mut faults = Faults::default();
+            faults.of(file, "another file has the same name; give each its own");
+            return Err(faults.into());
+        }
         names.push(PathBuf::from(name));
     }
     for folder in include {
@@ -128,7 +134,10 @@ pub fn build(
     compiler.include_imports(true).include_source_info(true).open_files(&names).map_err(refused)?;
     let set = compiler.encode_file_descriptor_set();
     let catalog = Catalog::from_parts(&[crate::pb::DESCRIPTOR_SET, &set], departments, Vec::new())?;
-    let own = |kind: &&std::sync::Arc<CertificateType>| {
+    let mut faults = Faults::default();
+    check_masks(&catalog, &mut faults);
+    faults.or(())?;
+    let own = |kind: &&Arc<CertificateType>| {
         let message = catalog.pool().get_message_by_name(&kind.message);
         message.is_some_and(|message| names.iter().any(|name| name.as_os_str() == message.parent_file().name()))
     };

@@ -67,7 +67,8 @@ struct Found {
 impl Found {
     fn of(config: &Config, loaded: &Loaded, clock: &Clock) -> Self {
         let today = clock.now().date_in_china();
-        let Loaded { trust, catalog, policy, connectors, .. } = loaded;
+        let Loaded { trust, policy, connectors, .. } = loaded;
+        let catalog = policy.catalog();
         let mut warnings = Vec::new();
         let ends = trust.generation.leaf_not_after().date_in_china();
         if ends <= today + SOON {
@@ -91,6 +92,7 @@ impl Found {
                 _ => {}
             }
         }
+        warnings.extend(policy.vocabulary().problem(clock.now()));
         let verify = policy.grants().filter(|grant| grant.mode == Mode::Verify).count();
         let counts = vec![
             ("departments and organisations", catalog.departments().count()),

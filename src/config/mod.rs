@@ -9,9 +9,9 @@ use serde::Deserialize;
 use crate::api::{AdminConfig, CallConfig};
 use crate::audit::AuditConfig;
 use crate::cache::CacheConfig;
-use crate::catalog::{CatalogConfig, Faults};
+use crate::catalog::Faults;
 use crate::certs::{HardeningConfig, TrustConfig};
-use crate::connectors::SourceConfig;
+use crate::connectors::{RegistriesConfig, SourceConfig};
 use crate::identity::IdentityConfig;
 use crate::limits::LimitsConfig;
 use crate::policy::PolicyConfig;
@@ -35,10 +35,12 @@ pub struct Config {
     pub calls: CallConfig,
     /// Token issuers and platforms.
     pub identity: IdentityConfig,
-    /// Certificate types, matters, departments.
-    pub catalog: CatalogConfig,
-    /// Grants.
+    /// Departments, matters, certificate types, conditions and grants.
+    #[serde(default)]
     pub policy: PolicyConfig,
+    /// The platform's registers of cases and consents.
+    #[serde(default)]
+    pub registries: RegistriesConfig,
     /// Limits of callers, subjects and providers.
     #[serde(default)]
     pub limits: LimitsConfig,
@@ -93,6 +95,7 @@ impl Config {
             }
         };
         file.clone_into(&mut config.file);
+        file.clone_into(&mut config.identity.file);
         config.rebase(file.parent().unwrap_or(Path::new(".")));
         Ok(config)
     }
@@ -100,8 +103,8 @@ impl Config {
     fn rebase(&mut self, base: &Path) {
         self.trust.rebase(base);
         self.identity.rebase(base);
-        self.catalog.rebase(base);
         self.policy.rebase(base);
+        self.registries.rebase(base);
         self.audit.rebase(base);
         self.sources.iter_mut().for_each(|source| source.rebase(base));
         if let Some(admin) = &mut self.admin {
@@ -125,7 +128,7 @@ mod tests {
     fn the_reference_deployment_parses() {
         let config = Config::load(Path::new("deploy/heshan/gateway.toml")).unwrap();
         assert_eq!(config.trust_domain, "heshan.gov.example");
-        assert!(config.policy.grants.ends_with("deploy/heshan/grants"), "paths are relative to the file");
+        assert!(config.policy.bundle.ends_with("deploy/heshan/policy"), "paths are relative to the file");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Where records come from: departments' sources behind one face, [`Connectors::fetch`].
+//! Where records come from: departments' sources behind one face, [`Connectors::fetch`]; and where conditions get their
+//! facts: [`Registries`].
 //!
 //! A fetch asks the cache first, then joins a fetch of the same answer that is already under way, then starts one. What
 //! it returns is about the subject asked for and of the type asked for; anything else a source sends is thrown away
@@ -6,6 +7,7 @@
 
 mod flight;
 mod grpc;
+mod registry;
 mod rotate;
 
 use std::collections::HashMap;
@@ -32,8 +34,10 @@ use crate::policy::{Permit, answers_subject};
 use crate::telemetry::{CacheResult, LimitScope, Metrics, TraceContext};
 use crate::watched::Rotation;
 
+pub use registry::{Registries, RegistriesConfig, RegistryConfig};
+
 use flight::{FlightKey, Flights};
-use rotate::{Looked, Rotating};
+use rotate::Rotating;
 
 /// More records than this answer [`FetchError::Ambiguous`] and release nothing.
 pub const MAX_RECORDS: usize = 32;
@@ -59,13 +63,14 @@ pub struct SourceConfig {
     pub certificate: PathBuf,
     /// PEM file with the key of that certificate.
     pub key: PathBuf,
-    /// Longest time for one answer, in milliseconds. The call's own deadline, less a margin, counts if it is sooner.
+    /// Longest time for one answer, in milliseconds, at most ten minutes. The call's own deadline, less a margin, counts
+    /// if it is sooner.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
-    /// Longest time to connect, in milliseconds.
+    /// Longest time to connect, in milliseconds; at most a minute.
     #[serde(default = "default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
-    /// Largest answer taken, in bytes.
+    /// Largest answer taken, in bytes; 1 KiB to 256 MiB.
     #[serde(default = "default_max_answer_bytes")]
     pub max_answer_bytes: usize,
 }
@@ -88,6 +93,17 @@ const fn default_max_answer_bytes() -> usize {
 }
 
 impl SourceConfig {
+    /// What is out of its bounds.
+    fn out_of_bounds(&self) -> impl Iterator<Item = String> {
+        let bounds = [
+            ("timeout_ms", self.timeout_ms, 1, 600_000),
+            ("connect_timeout_ms", self.connect_timeout_ms, 1, 60_000),
+            ("max_answer_bytes", self.max_answer_bytes as u64, 1_024, 256 << 20),
+        ];
+        let out = bounds.into_iter().filter(|(_, value, least, most)| !(*least..=*most).contains(value));
+        out.map(|(name, value, least, most)| format!("{name} is {value}; it must be {least} to {most}"))
+    }
+
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         for path in [&mut self.ca, &mut self.certificate, &mut self.key] {
@@ -190,6 +206,7 @@ struct Connected {
     department: DepartmentCode,
     timeout: Duration,
     source: ArcSwap<Box<dyn Source>>,
+    max_answer_bytes: usize,
     rotating: Rotating,
     last_answer_us: AtomicU64,
     failures: AtomicU32,
@@ -252,6 +269,11 @@ impl Connectors {
                     continue;
                 }
             };
+            faults.0.extend(config.out_of_bounds().map(at));
+            if !crate::certs::upstream::is_address(&config.address) {
+                faults.0.push(at("address must be https://host:port".into()));
+                continue;
+            }
             let channel = match crate::certs::upstream::channel(&upstream(config)) {
                 Ok(channel) => channel,
                 Err(found) => {
@@ -263,8 +285,9 @@ impl Connectors {
                 name: config.name.clone(),
                 department: department.clone(),
                 timeout: Duration::from_millis(config.timeout_ms),
-                source: ArcSwap::from_pointee(grpc_source(channel, config)),
-                rotating: Rotating::new(config, &clock),
+                source: ArcSwap::from_pointee(grpc_source(channel, config.max_answer_bytes)),
+                max_answer_bytes: config.max_answer_bytes,
+                rotating: Rotating::new(format!("source {}", config.name), upstream(config), &clock),
                 last_answer_us: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
             });
@@ -312,22 +335,10 @@ impl Connectors {
     }
 
     async fn follow_one(&self, source: &Connected) {
-        let name = &source.name;
-        match source.rotating.look(&self.0.clock).await {
-            Looked::Same => {}
-            Looked::Ready => match crate::certs::upstream::channel(&upstream(source.rotating.config())) {
-                Ok(channel) => {
-                    source.source.store(Arc::new(grpc_source(channel, source.rotating.config())));
-                    tracing::info!(source = name, "another identity or trust is used towards the source");
-                }
-                // They were in order a moment ago; the next look sees what became of them.
-                Err(faults) => tracing::error!(source = name, %faults, "rotation failed"),
-            },
-            Looked::Refused => {
-                let why = source.rotating.rotation().refused;
-                tracing::error!(source = name, why, "new identity or trust refused; the old one is used");
-            }
-        }
+        rotate::follow(&source.rotating, &self.0.clock, |channel| {
+            source.source.store(Arc::new(grpc_source(channel, source.max_answer_bytes)));
+        })
+        .await;
     }
 
     /// How the rotation of each source stands.
@@ -427,8 +438,8 @@ fn checked(query: &Query, records: Vec<SourceRecord>) -> Result<Vec<Bytes>, Fetc
     Ok(bytes)
 }
 
-fn grpc_source(channel: tonic::transport::Channel, config: &SourceConfig) -> Box<dyn Source> {
-    Box::new(grpc::GrpcSource::new(channel, config.max_answer_bytes))
+fn grpc_source(channel: tonic::transport::Channel, max_answer_bytes: usize) -> Box<dyn Source> {
+    Box::new(grpc::GrpcSource::new(channel, max_answer_bytes))
 }
 
 fn upstream(config: &SourceConfig) -> UpstreamConfig {

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::record::Draft;
-use super::{Answer, Call, Gateway, Reason, Refusal, Refused, Released};
+use super::{Answer, Call, Gateway, Reason, Refusal, Refused, Released, Wanted, certificate_type, matter};
 use crate::catalog::{CaseSubject, CertificateType, Fields, Matter};
 use crate::identity::Purpose;
 use crate::ids::DepartmentCode;
+use crate::policy::{Mode, Policy};
 
 /// A plan has at most this many items: 16 subjects, each of every role, are never all granted every type.
 const MAX_ITEMS: usize = 128;
@@ -100,7 +101,8 @@ impl Gateway {
         use tracing::Instrument as _;
         call.take();
         let mut draft = Draft::new(&call);
-        let (purpose, matter, plan) = match self.plan(&call, &request, &mut draft) {
+        let policy = self.policy.load_full();
+        let (purpose, matter, plan) = match self.plan(&call, &policy, &request, &mut draft) {
             Ok(planned) => planned,
             Err(refused) => {
                 return Err(self.refuse(&call, draft, refused).await);
@@ -108,23 +110,30 @@ impl Gateway {
         };
         // From here on each item is recorded by itself.
         call.settle();
-        let collection = Collection { gateway: self.clone(), call, purpose, matter, subjects: request.subjects, plan };
+        let (gateway, subjects) = (self.clone(), request.subjects);
+        let collection = Collection { gateway, call, policy, purpose, matter, subjects, plan };
         tokio::spawn(collection.run(events).in_current_span());
         Ok(())
     }
 
-    fn plan(&self, call: &Call, request: &CollectRequest, draft: &mut Draft) -> Result<Planned, Refused> {
-        let purpose = self.purpose(call, &request.matter, &request.case_id, draft)?;
-        let matter = self.matter(&request.matter)?;
+    fn plan(
+        &self,
+        call: &Call,
+        policy: &Policy,
+        request: &CollectRequest,
+        draft: &mut Draft,
+    ) -> Result<Planned, Refused> {
+        let purpose = self.purpose(call, policy, &request.matter, &request.case_id, draft)?;
+        let matter = matter(policy, &request.matter)?;
         for code in &request.certificate_types {
-            self.certificate_type(code)?;
+            certificate_type(policy, code)?;
         }
-        self.catalog.check_subjects(&request.subjects)?;
+        policy.catalog().check_subjects(&request.subjects)?;
 
         // Grants add up: one item per certificate type and role, with the fields of all its grants. Those that have run
         // out count too: that a field is missing for this reason is worth knowing.
         let mut wanted: BTreeMap<(String, String), (Fields, String)> = BTreeMap::new();
-        for grant in self.policy.load().grants_to(purpose.consumer(), &matter.code) {
+        for grant in policy.grants_to(purpose.consumer(), &matter.code) {
             let code = &grant.certificate_type;
             let asked = request.certificate_types.is_empty() || request.certificate_types.contains(code);
             let in_token = purpose.certificate_types().is_none_or(|types| types.contains(code));
@@ -139,7 +148,7 @@ impl Gateway {
         }
         let mut plan = Vec::new();
         for ((code, role), (fields, replaces)) in wanted {
-            let certificate_type = self.certificate_type(&code)?;
+            let certificate_type = certificate_type(policy, &code)?;
             let item = |subject| PlannedItem {
                 provider: certificate_type.provider.clone(),
                 certificate_type: certificate_type.clone(),
@@ -172,6 +181,8 @@ type Planned = (Arc<Purpose>, Arc<Matter>, Vec<PlannedItem>);
 struct Collection {
     gateway: Arc<Gateway>,
     call: Arc<Call>,
+    /// Every item is decided by the generation that planned it.
+    policy: Arc<Policy>,
     purpose: Arc<Purpose>,
     matter: Arc<Matter>,
     subjects: Vec<CaseSubject>,
@@ -233,7 +244,7 @@ impl Collection {
         let started = Instant::now();
         let mut draft = Draft::new(&self.call);
         draft.purpose(&self.purpose);
-        draft.certificate_type(&item.certificate_type);
+        draft.certificate_type(&item.certificate_type, Mode::Query);
         let ended = self.gateway.bounded(&self.call, gone, self.release(item, &mut draft)).await;
         let result = self.gateway.close(&self.call, draft, ended).await;
         (number, started.elapsed(), result)
@@ -242,7 +253,16 @@ impl Collection {
     async fn release(&self, item: &PlannedItem, draft: &mut Draft) -> Result<super::Release, Refused> {
         let about = (item.subject.and_then(|index| self.subjects.get(index)))
             .ok_or_else(|| Refused::new(Reason::SubjectNotGiven).with("role", item.role.clone()))?;
-        let (kind, subjects) = (&item.certificate_type, &self.subjects);
-        self.gateway.release(&self.call, &self.purpose, &self.matter, kind, about, subjects, item.fields, draft).await
+        let wanted = Wanted {
+            call: &self.call,
+            policy: &self.policy,
+            purpose: &self.purpose,
+            matter: &self.matter,
+            kind: &item.certificate_type,
+            about,
+            subjects: &self.subjects,
+            fields: item.fields,
+        };
+        self.gateway.release(wanted, draft).await
     }
 }

@@ -6,8 +6,10 @@
 //!   ─► token ─► Purpose                             who asks, for which matter and case
 //!   ─► catalog.resolve(type, subject) ─► Subject    checksums, every key of one lookup set
 //!   ─► limits.admit(subject)
+//!   ─► registries.given ─► Given                    case and consent, if a condition needs them
 //!   ─► policy.decide ─► Permit                      field by field
 //!   ─► connectors.fetch ─► records of that subject  cache, single flight, deadline
+//!   ─► policy::settle ─► Settled                    conditions that the record alone can tell
 //!   ─► policy::project                              allow-listed fields only, at every depth
 //!   ─► journal.append ─► Recorded                   durable, or no data
 //!   ─► reply + receipt
@@ -31,13 +33,13 @@ pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
 pub use reason::{Reason, Refused};
 
 use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
-use crate::catalog::{CaseSubject, Catalog, CertificateType, Fields, Matter, Subject};
+use crate::catalog::{CaseSubject, CertificateType, Fields, Matter, Subject};
 use crate::clock::{Clock, Timestamp};
-use crate::connectors::{Connectors, Query};
+use crate::connectors::{Connectors, Fetched, Query, Registries};
 use crate::identity::{Caller, Purpose, Tokens};
 use crate::ids::{CaseId, RequestId};
 use crate::limits::{Limits, Tally};
-use crate::policy::{Mask, Permit, Policy, PolicyHash, WithheldReason, project};
+use crate::policy::{Mask, Mode, Permit, Policy, PolicyHash, ProjectError, Settled, Truths, Withheld, project, settle};
 use crate::telemetry::{FieldDecision, LimitScope, LogKind, Metrics, TraceContext};
 
 use record::Draft;
@@ -49,16 +51,16 @@ const MAX_READ_MASK: usize = 128;
 /// All that a request passes through. One per process.
 #[derive(Debug)]
 pub struct Gateway {
-    /// Certificate types, matters, departments.
-    pub catalog: Arc<Catalog>,
     /// Verifies tokens.
     pub tokens: Tokens,
     /// Bounds callers, subjects and providers.
     pub limits: Arc<Limits>,
-    /// The policy generation that serves.
+    /// The policy generation that serves, catalog included. A request takes it once and keeps to it.
     pub policy: ArcSwap<Policy>,
     /// Departments' sources.
     pub connectors: Connectors,
+    /// The platform's registers of cases and consents.
+    pub registries: Registries,
     /// The access log.
     pub journal: Journal,
     /// Time.
@@ -173,7 +175,7 @@ pub struct Released {
     /// Leaves that left masked.
     pub masked: Vec<(usize, Mask)>,
     /// Leaves asked for that did not leave.
-    pub withheld: Vec<(usize, WithheldReason)>,
+    pub withheld: Vec<Withheld>,
     /// Leaves that left in clear.
     clear: Fields,
     unknown_dropped: u32,
@@ -191,10 +193,24 @@ pub struct Refusal {
 /// The released records of one lookup, not yet on record.
 struct Release {
     records: Vec<Released>,
+    /// Ids of the grants that gave something.
+    grants: Vec<Arc<str>>,
     permit: Permit,
     certificate_type: Arc<CertificateType>,
     cached: bool,
     fetched_at: Timestamp,
+}
+
+/// One certificate of one subject as it is asked for, each part evidence of a step before.
+struct Wanted<'a> {
+    call: &'a Call,
+    policy: &'a Policy,
+    purpose: &'a Arc<Purpose>,
+    matter: &'a Matter,
+    kind: &'a Arc<CertificateType>,
+    about: &'a CaseSubject,
+    subjects: &'a [CaseSubject],
+    fields: Fields,
 }
 
 impl Gateway {
@@ -234,74 +250,56 @@ impl Gateway {
     }
 
     async fn answer(&self, call: &Call, request: LookupRequest, draft: &mut Draft) -> Result<Release, Refused> {
-        let purpose = self.purpose(call, &request.matter, &request.case_id, draft)?;
-        let (matter, kind) = (self.matter(&request.matter)?, self.certificate_type(&request.certificate_type)?);
-        draft.certificate_type(&kind);
-        let want = read_mask(&kind, &request.read_mask)?;
-        self.catalog.check_subjects(&request.subjects)?;
-        let about = subject_in_role(&request.subjects, &request.subject_role)?;
-        self.release(call, &purpose, &matter, &kind, about, &request.subjects, want, draft).await
+        let policy = self.policy.load_full();
+        let purpose = self.purpose(call, &policy, &request.matter, &request.case_id, draft)?;
+        let matter = matter(&policy, &request.matter)?;
+        let kind = certificate_type(&policy, &request.certificate_type)?;
+        draft.certificate_type(&kind, Mode::Query);
+        let fields = read_mask(&kind, &request.read_mask)?;
+        policy.catalog().check_subjects(&request.subjects)?;
+        let subjects = &request.subjects;
+        let about = subject_in_role(subjects, &request.subject_role)?;
+        let (policy, purpose, matter, kind) = (&*policy, &purpose, &*matter, &kind);
+        self.release(Wanted { call, policy, purpose, matter, kind, about, subjects, fields }, draft).await
     }
 
     /// The steps of one certificate of one subject; `Collect` takes them once per item.
-    #[expect(clippy::too_many_arguments, reason = "each is evidence of a step before")]
-    async fn release(
-        &self,
-        call: &Call,
-        purpose: &Arc<Purpose>,
-        matter: &Matter,
-        kind: &Arc<CertificateType>,
-        about: &CaseSubject,
-        subjects: &[CaseSubject],
-        want: Fields,
-        draft: &mut Draft,
-    ) -> Result<Release, Refused> {
-        let subject = self.catalog.resolve(kind, about, subjects)?;
-        draft.subject(&subject, want);
-        in_token(purpose, matter, &subject)?;
-        self.limits.admit_subject(purpose.consumer(), subject.holder()).inspect_err(|limited| {
-            self.metrics.limited(limited.scope);
-        })?;
-
-        let permit = self.policy.load().decide(&call.caller, purpose, &subject, want, self.clock.now());
-        draft.permit(&permit);
-        self.metrics.fields(FieldDecision::Withheld, permit.withheld().len());
-        if let Some(refusal) = permit.refusal() {
-            return Err(Refused::from(refusal).with("certificate_type", kind.code.clone()));
-        }
-
-        let query = Query {
-            request_id: call.id,
-            subject,
-            fields: permit.fetch_fields(),
-            purpose: purpose.clone(),
-            trace: call.trace,
-        };
-        let fetched = self.connectors.fetch(&permit, query, call.deadline).await.map_err(|error| {
-            draft.detail(&error.to_string());
-            Refused::from(error).with("provider", kind.provider.to_string())
-        })?;
-        draft.fetched(&fetched);
+    async fn release(&self, wanted: Wanted<'_>, draft: &mut Draft) -> Result<Release, Refused> {
+        let kind = wanted.kind;
+        let (subject, permit) = self.decide(&wanted, Mode::Query, draft).await?;
+        let fetched = self.fetch(&wanted, subject, &permit, draft).await?;
 
         let mut records = Vec::with_capacity(fetched.answer.records.len());
+        let mut grants: Vec<Arc<str>> = Vec::new();
+        let mut truths: Option<Truths> = None;
         for record in &fetched.answer.records {
-            let projected = project(&permit, record).map_err(|error| {
-                draft.detail(&error.to_string());
-                Refused::new(Reason::ProviderAnswerInvalid).with("provider", kind.provider.to_string())
-            })?;
+            let settled = settle(&permit, record).map_err(|error| invalid(kind, &error, draft))?;
+            let projected = project(&settled).map_err(|error| invalid(kind, &error, draft))?;
             self.metrics.unknown_fields(&kind.code, projected.unknown_dropped);
             self.metrics.fields(FieldDecision::Released, projected.released.len());
             self.metrics.fields(FieldDecision::Masked, projected.masked.len());
+            for grant in settled.grants() {
+                if !grants.contains(grant) {
+                    grants.push(grant.clone());
+                }
+            }
+            // What the records do not agree on is not known of all.
+            truths = Some(truths.map_or(settled.truths(), |all| settled.truths().common(all)));
             records.push(Released {
                 bytes: projected.bytes,
                 masked: projected.masked,
-                withheld: permit.withheld().to_vec(),
+                withheld: permit.withheld().iter().chain(settled.withheld()).cloned().collect(),
                 clear: projected.released,
                 unknown_dropped: projected.unknown_dropped,
             });
         }
+        draft.settled(&permit, &records, truths.unwrap_or_default());
+        if grants.is_empty() {
+            return Err(Refused::from(&Settled::refusal()).with("certificate_type", kind.code.clone()));
+        }
         Ok(Release {
             records,
+            grants,
             permit,
             certificate_type: kind.clone(),
             cached: fetched.cached,
@@ -309,29 +307,72 @@ impl Gateway {
         })
     }
 
+    /// From the subjects of a request to the decision on every field, before anybody is asked for a record.
+    async fn decide(&self, wanted: &Wanted<'_>, mode: Mode, draft: &mut Draft) -> Result<(Subject, Permit), Refused> {
+        let Wanted { call, policy, purpose, matter, kind, about, subjects, fields } = *wanted;
+        let subject = policy.catalog().resolve(kind, about, subjects)?;
+        draft.subject(&subject, fields);
+        in_token(purpose, matter, &subject)?;
+        self.limits.admit_subject(purpose.consumer(), subject.holder()).inspect_err(|limited| {
+            self.metrics.limited(limited.scope);
+        })?;
+
+        let needs = policy.needs(purpose, kind);
+        let given = self.registries.given(needs, call.id, purpose, &subject, call.deadline).await;
+        let permit = policy.decide(&call.caller, purpose, &subject, mode, fields, &given, self.clock.now());
+        draft.permit(&permit);
+        self.metrics.fields(FieldDecision::Withheld, permit.withheld().len());
+        match permit.refusal() {
+            Some(refusal) => Err(Refused::from(refusal).with("certificate_type", kind.code.clone())),
+            None => Ok((subject, permit)),
+        }
+    }
+
+    /// The records that the permit lets ask for.
+    async fn fetch(
+        &self,
+        wanted: &Wanted<'_>,
+        subject: Subject,
+        permit: &Permit,
+        draft: &mut Draft,
+    ) -> Result<Fetched, Refused> {
+        let query = Query {
+            request_id: wanted.call.id,
+            subject,
+            fields: permit.fetch_fields(),
+            purpose: wanted.purpose.clone(),
+            trace: wanted.call.trace,
+        };
+        let fetched = self.connectors.fetch(permit, query, wanted.call.deadline).await.map_err(|error| {
+            draft.detail(&error.to_string());
+            Refused::from(error).with("provider", wanted.kind.provider.to_string())
+        })?;
+        draft.fetched(&fetched);
+        Ok(fetched)
+    }
+
     /// The token's purpose, if it is the request's.
-    fn purpose(&self, call: &Call, matter: &str, case: &str, draft: &mut Draft) -> Result<Arc<Purpose>, Refused> {
+    fn purpose(
+        &self,
+        call: &Call,
+        policy: &Policy,
+        named: &str,
+        case: &str,
+        draft: &mut Draft,
+    ) -> Result<Arc<Purpose>, Refused> {
         let token = call.token.as_deref().ok_or(Reason::TokenMissing)?;
         let purpose = self.tokens.verify(&call.caller, token, self.clock.now())?;
         draft.purpose(&purpose);
         let case: CaseId = case.parse().map_err(|_| Reason::CaseIdInvalid)?;
-        if purpose.matter() != matter {
+        if purpose.matter() != named {
             // A matter that does not exist is a mistake of the caller's; one that is not in the token is a trespass.
-            self.matter(matter)?;
+            matter(policy, named)?;
             return Err(Refused::new(Reason::PurposeMismatch).with("field", "matter"));
         }
         if *purpose.case_id() != case {
             return Err(Refused::new(Reason::PurposeMismatch).with("field", "case_id"));
         }
         Ok(purpose)
-    }
-
-    fn matter(&self, code: &str) -> Result<Arc<Matter>, Refused> {
-        self.catalog.matter(code).cloned().ok_or_else(|| Reason::MatterUnknown.into())
-    }
-
-    fn certificate_type(&self, code: &str) -> Result<Arc<CertificateType>, Refused> {
-        self.catalog.certificate_type(code).cloned().ok_or_else(|| Reason::CertificateTypeUnknown.into())
     }
 
     /// `work`, unless the caller goes away or the deadline passes first.
@@ -358,7 +399,7 @@ impl Gateway {
                 Ok(Answer {
                     records: release.records,
                     certificate_type: release.certificate_type,
-                    grants: release.permit.grants().iter().map(ToString::to_string).collect(),
+                    grants: release.grants.iter().map(ToString::to_string).collect(),
                     policy: *release.permit.policy_hash(),
                     cached: release.cached,
                     fetched_at: release.fetched_at,
@@ -432,6 +473,20 @@ fn read_mask(kind: &CertificateType, paths: &[String]) -> Result<Fields, Refused
         })?;
     }
     Ok(want)
+}
+
+/// A record that is no message of its type: nothing of it may leave.
+fn invalid(kind: &CertificateType, error: &ProjectError, draft: &mut Draft) -> Refused {
+    draft.detail(&error.to_string());
+    Refused::new(Reason::ProviderAnswerInvalid).with("provider", kind.provider.to_string())
+}
+
+fn matter(policy: &Policy, code: &str) -> Result<Arc<Matter>, Refused> {
+    policy.catalog().matter(code).cloned().ok_or_else(|| Reason::MatterUnknown.into())
+}
+
+fn certificate_type(policy: &Policy, code: &str) -> Result<Arc<CertificateType>, Refused> {
+    policy.catalog().certificate_type(code).cloned().ok_or_else(|| Reason::CertificateTypeUnknown.into())
 }
 
 /// The one subject in a role.

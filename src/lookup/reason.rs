@@ -48,6 +48,14 @@ pub enum Reason {
     NeverShared = 45,
     BasisMissing = 46,
     Denied = 47,
+    CaseNotOpen = 48,
+    SubjectNotInCase = 49,
+    ConsentMissing = 50,
+    OutsideHours = 51,
+    RegionMismatch = 52,
+    BasisNotAccepted = 53,
+    ConditionUnknown = 54,
+    RecordCondition = 55,
 
     RecordNotFound = 60,
     RecordAmbiguous = 61,
@@ -70,7 +78,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 54] = [
         Self::TokenMissing,
         Self::TokenMalformed,
         Self::TokenUntrusted,
@@ -102,6 +110,14 @@ impl Reason {
         Self::NeverShared,
         Self::BasisMissing,
         Self::Denied,
+        Self::CaseNotOpen,
+        Self::SubjectNotInCase,
+        Self::ConsentMissing,
+        Self::OutsideHours,
+        Self::RegionMismatch,
+        Self::BasisNotAccepted,
+        Self::ConditionUnknown,
+        Self::RecordCondition,
         Self::RecordNotFound,
         Self::RecordAmbiguous,
         Self::ProviderNotConnected,
@@ -134,7 +150,15 @@ impl Reason {
             | Self::VerifyOnly
             | Self::NeverShared
             | Self::BasisMissing
-            | Self::Denied => Outcome::Denied,
+            | Self::Denied
+            | Self::CaseNotOpen
+            | Self::SubjectNotInCase
+            | Self::ConsentMissing
+            | Self::OutsideHours
+            | Self::RegionMismatch
+            | Self::BasisNotAccepted
+            | Self::ConditionUnknown
+            | Self::RecordCondition => Outcome::Denied,
             Self::RecordNotFound => Outcome::NotFound,
             Self::RecordAmbiguous => Outcome::Ambiguous,
             Self::ProviderNotConnected
@@ -244,10 +268,16 @@ impl From<FetchError> for Refused {
 
 impl From<&policy::Refusal> for Refused {
     fn from(refusal: &policy::Refusal) -> Self {
-        let refused = Self::new(refusal.reason.into());
-        match &refusal.grant {
-            Some(grant) => refused.with("grant", grant.as_ref()),
-            None => refused,
+        let mut refused = Self::new(refusal.reason.into());
+        if let Some(grant) = &refusal.grant {
+            refused = refused.with("grant", grant.as_ref());
+        }
+        // What decided on the record is told to nobody.
+        match &refusal.condition {
+            Some(condition) if refusal.reason != WithheldReason::RecordCondition => {
+                refused.with("condition", condition.as_ref())
+            }
+            _ => refused,
         }
     }
 }
@@ -263,6 +293,14 @@ impl From<WithheldReason> for Reason {
             WithheldReason::NeverShared => Self::NeverShared,
             WithheldReason::BasisMissing => Self::BasisMissing,
             WithheldReason::Denied => Self::Denied,
+            WithheldReason::CaseNotOpen => Self::CaseNotOpen,
+            WithheldReason::SubjectNotInCase => Self::SubjectNotInCase,
+            WithheldReason::ConsentMissing => Self::ConsentMissing,
+            WithheldReason::OutsideHours => Self::OutsideHours,
+            WithheldReason::RegionMismatch => Self::RegionMismatch,
+            WithheldReason::BasisNotAccepted => Self::BasisNotAccepted,
+            WithheldReason::ConditionUnknown => Self::ConditionUnknown,
+            WithheldReason::RecordCondition => Self::RecordCondition,
         }
     }
 }

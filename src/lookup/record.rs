@@ -1,15 +1,16 @@
 //! The access record while a request is under way: each step notes what it found, so whatever way the request ends, the
 //! entry tells how far it came.
 
-use super::{Call, Refused, Release};
+use super::{Call, Refused, Release, Released};
 use crate::audit::{
-    AccessEntry, Entry, EntrySubject, LegalBasis, MaskedField, Mode, Outcome, RecordDecision, WithheldField,
+    AccessEntry, Entry, EntrySubject, LegalBasis, MaskedField, Mode as EntryMode, Outcome, RecordDecision,
+    WithheldField,
 };
 use crate::catalog::{CertificateType, Fields, Subject};
 use crate::connectors::Fetched;
 use crate::identity::{Basis, Purpose};
 use crate::ids::{RequestId, SpiffeId};
-use crate::policy::{Permit, WithheldReason};
+use crate::policy::{Mode, Permit, Truths, Withheld, WithheldReason};
 
 /// An entry being filled. Its outcome stands only once the request has ended.
 pub(super) struct Draft(AccessEntry);
@@ -55,9 +56,13 @@ impl Draft {
         self.0.consumer.is_some()
     }
 
-    pub(super) fn certificate_type(&mut self, kind: &CertificateType) {
+    pub(super) fn certificate_type(&mut self, kind: &CertificateType, mode: Mode) {
         self.0.certificate_type.clone_from(&kind.code);
-        self.0.mode = Some(Mode::Query);
+        self.0.mode = Some(match mode {
+            Mode::Verify => EntryMode::Verify,
+            Mode::Query => EntryMode::Query,
+            Mode::File => EntryMode::File,
+        });
     }
 
     pub(super) fn subject(&mut self, subject: &Subject, want: Fields) {
@@ -72,8 +77,12 @@ impl Draft {
     pub(super) fn permit(&mut self, permit: &Permit) {
         let kind = permit.certificate_type();
         self.0.policy = Some(*permit.policy_hash().as_bytes());
-        self.0.grants = permit.grants().to_vec();
-        self.0.withheld = permit.withheld().iter().map(|&(leaf, reason)| withheld(kind, leaf, reason)).collect();
+        self.0.withheld = permit.withheld().iter().map(|field| withheld(kind, field)).collect();
+        self.facts(permit, permit.truths());
+    }
+
+    fn facts(&mut self, permit: &Permit, truths: Truths) {
+        self.0.facts = permit.facts(truths).map(|(name, truth)| (name.to_owned(), truth)).collect();
     }
 
     pub(super) fn fetched(&mut self, fetched: &Fetched) {
@@ -87,8 +96,24 @@ impl Draft {
         detail.clone_into(&mut self.0.detail);
     }
 
+    /// What became of each field of each record, the ones that leave nothing included.
+    pub(super) fn settled(&mut self, permit: &Permit, records: &[Released], truths: Truths) {
+        let kind = permit.certificate_type();
+        self.facts(permit, truths);
+        let on_record = |field: &&Withheld| field.reason == WithheldReason::RecordCondition;
+        self.0.records = (records.iter())
+            .map(|record| RecordDecision {
+                released: paths(kind, record.clear),
+                masked: (record.masked.iter())
+                    .map(|(leaf, mask)| MaskedField { field: numbers(kind, *leaf), mask: mask.name().to_owned() })
+                    .collect(),
+                withheld: record.withheld.iter().filter(on_record).map(|field| withheld(kind, field)).collect(),
+                unknown_dropped: record.unknown_dropped,
+            })
+            .collect();
+    }
+
     pub(super) fn released(&mut self, release: &Release) {
-        let kind = &release.certificate_type;
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         for record in &release.records {
             digest.update(&(record.bytes.len() as u64).to_be_bytes());
@@ -96,17 +121,9 @@ impl Draft {
         }
         let entry = &mut self.0;
         entry.answer_digest = digest.finish().as_ref().try_into().ok();
-        entry.records = (release.records.iter())
-            .map(|record| RecordDecision {
-                released: paths(kind, record.clear),
-                masked: (record.masked.iter())
-                    .map(|(leaf, mask)| MaskedField { field: numbers(kind, *leaf), mask: mask.name().to_owned() })
-                    .collect(),
-                withheld: Vec::new(),
-                unknown_dropped: record.unknown_dropped,
-            })
-            .collect();
-        entry.outcome = if release.permit.withheld().is_empty() { Outcome::Released } else { Outcome::Partial };
+        entry.grants.clone_from(&release.grants);
+        let whole = release.records.iter().all(|record| record.withheld.is_empty());
+        entry.outcome = if whole { Outcome::Released } else { Outcome::Partial };
     }
 
     pub(super) fn refused(&mut self, refused: &Refused) {
@@ -137,6 +154,10 @@ fn numbers(kind: &CertificateType, leaf: usize) -> Vec<u32> {
     kind.leaves.get(leaf).map(|leaf| leaf.numbers.clone()).unwrap_or_default()
 }
 
-fn withheld(kind: &CertificateType, leaf: usize, reason: WithheldReason) -> WithheldField {
-    WithheldField { field: numbers(kind, leaf), reason: reason.number(), detail: String::new() }
+fn withheld(kind: &CertificateType, field: &Withheld) -> WithheldField {
+    WithheldField {
+        field: numbers(kind, field.leaf),
+        reason: field.reason.number(),
+        detail: field.condition.as_deref().unwrap_or_default().to_owned(),
+    }
 }

@@ -1,4 +1,5 @@
-//! Is the record about the subject that was asked for? A provider that mixes up its answers must not have them released.
+//! What a record says: is it about the subject that was asked for, and does a condition on it hold? A provider that mixes
+//! up its answers must not have them released.
 
 use std::collections::HashMap;
 
@@ -21,7 +22,7 @@ pub(super) fn answers_keys(
     echoed: &[(String, String)],
 ) -> bool {
     let wanted = keys.iter().fold(Fields::EMPTY, |all, key| all | key.matches);
-    let mut scan = Scan { wanted, values: Vec::new(), singular: HashMap::new(), elements: 0, ambiguous: false };
+    let mut scan = Scan::of(wanted);
     if scan.message(&certificate_type.root, record, 0).is_err() || scan.ambiguous || keys.is_empty() {
         return false;
     }
@@ -48,6 +49,55 @@ fn equals(key: &SubjectKey, value: &str) -> bool {
     }
 }
 
+/// True if a value of one of the `leaves`, which are strings, is one of `numbers`; false if there are values and none is.
+/// None where it can't be told: no number, no value, or a singular leaf with two values, which decoders would not agree on.
+pub(super) fn any_equals(
+    certificate_type: &CertificateType,
+    record: &[u8],
+    leaves: Fields,
+    numbers: &[&str],
+) -> Result<Option<bool>, ProjectError> {
+    let mut scan = Scan::of(leaves);
+    scan.message(&certificate_type.root, record, 0)?;
+    if scan.ambiguous || scan.values.is_empty() || numbers.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(scan.values.iter().any(|(_, value)| numbers.iter().any(|number| value.eq_ignore_ascii_case(number)))))
+}
+
+/// The value of a boolean leaf; none if it is absent or stands there with both values.
+pub(super) fn flag(
+    certificate_type: &CertificateType,
+    record: &[u8],
+    leaves: Fields,
+) -> Result<Option<bool>, ProjectError> {
+    let (mut seen_true, mut seen_false) = (false, false);
+    flags(&certificate_type.root, record, leaves, &mut |value| {
+        seen_true |= value;
+        seen_false |= !value;
+    })?;
+    Ok((seen_true != seen_false).then_some(seen_true))
+}
+
+fn flags(node: &Node, record: &[u8], leaves: Fields, seen: &mut impl FnMut(bool)) -> Result<(), ProjectError> {
+    let mut reader = Reader::new(record);
+    while let Some(field) = reader.field()? {
+        match child(node, field.number) {
+            Some(Child::Leaf { leaf, .. }) if leaves.contains(*leaf) && field.payload == Payload::Varint => {
+                // Zero however long its encoding.
+                seen(field.value.iter().any(|byte| byte & 0x7f != 0));
+            }
+            Some(Child::Message { node, below, .. })
+                if field.payload == Payload::Delimited && below.intersects(leaves) =>
+            {
+                flags(node, field.value, leaves, seen)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Collects the values of the wanted string leaves.
 struct Scan<'a> {
     wanted: Fields,
@@ -59,6 +109,10 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
+    fn of(wanted: Fields) -> Self {
+        Self { wanted, values: Vec::new(), singular: HashMap::new(), elements: 0, ambiguous: false }
+    }
+
     /// `element` is the innermost list element around; a singular message that occurs twice is one, as decoders merge it.
     fn message(&mut self, node: &Node, record: &'a [u8], element: u32) -> Result<(), ProjectError> {
         let mut reader = Reader::new(record);

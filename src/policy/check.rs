@@ -8,7 +8,8 @@
 //!   不予共享 needs a citation of its own;
 //! - names fields one by one or by their parent, none that the catalog lets nobody have, and those that may only be
 //!   compared only to compare;
-//! - masks only what it gives, with masks no weaker than the catalog's, and so that nothing else reveals what they hide.
+//! - masks only what it gives, with masks no weaker than the catalog's, and so that nothing else reveals what they hide;
+//! - names conditions of the vocabulary that its certificate type can be asked for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -18,6 +19,7 @@ use time::Date;
 use time::macros::format_description;
 use toml::Spanned;
 
+use super::facts::{FactSet, Stage, Vocabulary};
 use super::file::{DenyEntry, GrantEntry, GrantFile, GrantsTable};
 use super::grant::{Deny, Grant, Mode, is_third_party};
 use super::mask::Mask;
@@ -29,14 +31,17 @@ use crate::ids::DepartmentCode;
 /// What grants may name.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    pub(super) vocabulary: Arc<Vocabulary>,
     pub(super) types: BTreeMap<String, Arc<CertificateType>>,
     pub(super) matters: BTreeMap<String, Arc<Matter>>,
     pub(super) departments: BTreeMap<String, (DepartmentCode, ConsumerKind)>,
 }
 
 impl Known {
+    /// All but the facts, which are checked against it first.
     pub(super) fn of(catalog: &Catalog) -> Self {
         Self {
+            vocabulary: Arc::default(),
             types: catalog.certificate_types().map(|ty| (ty.code.clone(), Arc::clone(ty))).collect(),
             matters: catalog.matters().map(|matter| (matter.code.clone(), Arc::clone(matter))).collect(),
             departments: (catalog.departments())
@@ -88,9 +93,10 @@ impl FileCheck<'_> {
         let provider = self.lookup("department", &table.provider, |known| &known.departments).map(|(code, _)| code);
         let (Some(matter), Some(provider)) = (matter, provider) else { return };
 
+        let head = self.facts(&table.when);
         for entry in &table.grant {
             self.id("grant", &entry.get_ref().id, entry.span(), checked);
-            for grant in self.grants(entry, &matter, &provider) {
+            for grant in self.grants(entry, head, &matter, &provider) {
                 checked.grants.push((Arc::new(grant), (self.index, entry.span().start)));
             }
         }
@@ -103,9 +109,15 @@ impl FileCheck<'_> {
     }
 
     /// The grant, once for each consumer: `kind:bank` stands for every bank that takes part in the matter.
-    fn grants(&mut self, entry: &Spanned<GrantEntry>, matter: &Matter, provider: &DepartmentCode) -> Vec<Grant> {
+    fn grants(
+        &mut self,
+        entry: &Spanned<GrantEntry>,
+        head: FactSet,
+        matter: &Matter,
+        provider: &DepartmentCode,
+    ) -> Vec<Grant> {
         let consumers = self.consumers(entry.get_ref(), matter, &entry.span());
-        let Some(grant) = self.grant(entry, matter, provider, &consumers) else { return Vec::new() };
+        let Some(grant) = self.grant(entry, head, matter, provider, &consumers) else { return Vec::new() };
         let single = consumers.len() == 1;
         let to = |consumer: DepartmentCode| {
             let id = if single { Arc::clone(&grant.id) } else { format!("{}.{consumer}", grant.id).into() };
@@ -117,6 +129,7 @@ impl FileCheck<'_> {
     fn grant(
         &mut self,
         entry: &Spanned<GrantEntry>,
+        head: FactSet,
         matter: &Matter,
         provider: &DepartmentCode,
         consumers: &[(DepartmentCode, ConsumerKind)],
@@ -156,6 +169,8 @@ impl FileCheck<'_> {
         let (certificate_type, mode) = (certificate_type?, mode?);
         let fields = self.grant_fields(entry, &certificate_type, mode, &here);
         let masks = self.masks(entry, &certificate_type, mode, fields);
+        let when = head | self.facts(&entry.when);
+        self.decidable(when, &certificate_type, entry.when.first().map_or(here, Spanned::span));
         Some(Grant {
             id: entry.id.as_str().into(),
             consumer: consumers.first()?.0.clone(),
@@ -166,6 +181,7 @@ impl FileCheck<'_> {
             mode,
             fields,
             masks,
+            when,
             valid_from: valid_from?,
             valid_until: valid_until?,
             replaces: entry.replaces.clone(),
@@ -192,8 +208,10 @@ impl FileCheck<'_> {
             .collect();
         let certificate_type = self.certificate_type(entry.certificate_type.as_ref(), provider, &here)?;
         if entry.fields.is_empty() {
-            self.fault(here, "fields is missing; `[\"*\"]` is for all");
+            self.fault(here.clone(), "fields is missing; `[\"*\"]` is for all");
         }
+        let when = self.facts(&entry.when);
+        self.decidable(when, &certificate_type, entry.when.first().map_or(here, Spanned::span));
         let mut fields = Fields::EMPTY;
         for path in &entry.fields {
             fields |= if path.get_ref() == "*" {
@@ -207,7 +225,36 @@ impl FileCheck<'_> {
             matter: matter.code.clone(),
             certificate_type: certificate_type.code.clone(),
             fields,
+            when,
         })
+    }
+
+    /// The facts of a `when`.
+    fn facts(&mut self, names: &[Spanned<String>]) -> FactSet {
+        let mut facts = FactSet::EMPTY;
+        for name in names {
+            let vocabulary = Arc::clone(&self.known.vocabulary);
+            match vocabulary.index(name.get_ref()) {
+                Some(fact) if facts.contains(fact) => self.fault(name.span(), format!("`{}` twice", name.get_ref())),
+                Some(fact) => facts |= FactSet::one(fact),
+                None => {
+                    let names = vocabulary.facts().iter().map(|fact| &*fact.name);
+                    self.fault(name.span(), unknown("fact", name.get_ref(), names));
+                }
+            }
+        }
+        facts
+    }
+
+    /// A condition on the record must be one that the type's records can be asked for.
+    fn decidable(&mut self, when: FactSet, certificate_type: &CertificateType, here: Range<usize>) {
+        let vocabulary = Arc::clone(&self.known.vocabulary);
+        for fact in when.iter().filter_map(|fact| vocabulary.get(fact)) {
+            if fact.stage() == Stage::Record && fact.inputs(&certificate_type.code).is_empty() {
+                let message = format!("facts.toml names no path of `{}` for `{}`", certificate_type.code, fact.name);
+                self.fault(here.clone(), message);
+            }
+        }
     }
 
     fn id(&mut self, what: &str, id: &str, here: Range<usize>, checked: &mut Checked) {
@@ -499,13 +546,13 @@ fn check_inference(grants: &[(Arc<Grant>, (usize, usize))], files: &[GrantFile],
     }
 }
 
-fn unknown_field(path: &str, certificate_type: &CertificateType) -> String {
+pub(super) fn unknown_field(path: &str, certificate_type: &CertificateType) -> String {
     let paths = certificate_type.leaves.iter().map(|leaf| leaf.path.as_str());
     format!("{} of `{}`", unknown("field", path, paths), certificate_type.code)
 }
 
 /// "no mask `namezh` (`name_zh`?)".
-fn unknown<'a>(what: &str, name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn unknown<'a>(what: &str, name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
     // A third of the letters may be wrong, or two of them exchanged; beyond that a suggestion is noise.
     let bound = match name.chars().count() {
         ..=3 => 1,

@@ -1,113 +1,52 @@
-//! The decision: a pure read of a table, on every request, a cached answer included. Nothing here is remembered, so there
-//! is nothing to invalidate.
+//! The decision before a provider is asked: a pure read of a table, on every request, a cached answer included. Nothing
+//! here is remembered, so there is nothing to invalidate.
 //!
 //! Per field, in this order:
 //! 1. The catalog lets nobody have it: `NEVER_SHARED`.
 //! 2. No grant of the cell (consumer, matter, certificate type) names it: `NOT_GRANTED`.
-//! 3. A deny rule names it: `DENIED`, whatever the grants say.
-//! 4. Each grant that names it is asked for the subject's role, for its mode, for its days and, if the field is sensitive,
-//!    for the basis in the token. One that passes gives the field; clear beats masked, a weaker mask beats a stronger one.
+//! 3. A deny rule names it, and none of the rule's conditions is known false: `DENIED`, whatever the grants say.
+//! 4. Each grant that names it is asked for the subject's role, for its mode, for its days, for the basis in the token if
+//!    the field is sensitive, and for its conditions, each of which must be known true. One that passes may give the field.
 //! 5. If none passes, the reason is that of the grant which came furthest, see [`WithheldReason`].
 //!
-//! Conditions on facts (is the case open, is the record sealed) belong into step 4: each grant and each deny would name
-//! facts from a closed vocabulary; a grant passes only if all are known true, a deny applies unless one is known false.
+//! Conditions on the record itself are still open then; `settle` decides them on the provider's answer.
 
 use std::sync::Arc;
 
 use time::Date;
 
 use super::PolicyHash;
+use super::facts::{Case, FactSet, Given, Truths, Vocabulary};
 use super::grant::{Deny, Grant, Mode};
-use super::mask::Mask;
+use super::reason::{Refusal, Withheld, WithheldReason};
 use crate::catalog::{CertificateType, Fields};
 use crate::identity::Basis;
 use crate::ids::DepartmentCode;
 
-/// Why a field is withheld. The order is that of usefulness to the caller, least first: where several grants fail, and
-/// where a whole request is refused, the greatest stands for all.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum WithheldReason {
-    /// The catalog lets nobody have it.
-    NeverShared,
-    /// No grant names it.
-    NotGranted,
-    /// A deny rule applies.
-    Denied,
-    /// A grant names it for subjects in other roles.
-    RoleNotGranted,
-    /// A grant allows comparing it, not reading it.
-    VerifyOnly,
-    /// A grant named it until a day that has passed.
-    GrantExpired,
-    /// A grant will name it from a day to come.
-    GrantNotYetValid,
-    /// A sensitive field: the token lacks a consent reference, or cites none of the grant's legal bases.
-    BasisMissing,
-}
-
-impl WithheldReason {
-    /// Every reason, least useful first.
-    pub const ALL: [Self; 8] = [
-        Self::NeverShared,
-        Self::NotGranted,
-        Self::Denied,
-        Self::RoleNotGranted,
-        Self::VerifyOnly,
-        Self::GrantExpired,
-        Self::GrantNotYetValid,
-        Self::BasisMissing,
-    ];
-
-    /// Its stable name, without `WITHHELD_REASON_`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NeverShared => "NEVER_SHARED",
-            Self::NotGranted => "NOT_GRANTED",
-            Self::Denied => "DENIED",
-            Self::RoleNotGranted => "ROLE_NOT_GRANTED",
-            Self::VerifyOnly => "VERIFY_ONLY",
-            Self::GrantExpired => "GRANT_EXPIRED",
-            Self::GrantNotYetValid => "GRANT_NOT_YET_VALID",
-            Self::BasisMissing => "BASIS_MISSING",
-        }
-    }
-
-    /// Its number in `oncegate.gateway.v1.WithheldReason`, as access records hold it.
-    pub const fn number(self) -> i32 {
-        match self {
-            Self::NotGranted => 1,
-            Self::GrantExpired => 2,
-            Self::GrantNotYetValid => 3,
-            Self::RoleNotGranted => 4,
-            Self::VerifyOnly => 5,
-            Self::NeverShared => 6,
-            Self::BasisMissing => 7,
-            Self::Denied => 8,
-        }
-    }
-}
-
-/// Why a whole request is refused: the most useful of its fields' reasons.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The reason.
-    pub reason: WithheldReason,
-    /// The grant that came furthest, where one names a field that was asked for and no deny rule took it away.
-    pub grant: Option<Arc<str>>,
-}
-
-/// Evidence of one decision, and all that later steps may act on: what to fetch, what to release, what to record.
-/// Made only by [`Policy::decide`](super::Policy::decide).
+/// Evidence of one decision, and all that later steps may act on: what to fetch and what may be released if the record
+/// allows it. Made only by [`Policy::decide`](super::Policy::decide).
 #[derive(Clone, Debug)]
 pub struct Permit {
-    certificate_type: Arc<CertificateType>,
-    released: Fields,
-    masked: Vec<(Mask, Fields)>,
-    withheld: Vec<(usize, WithheldReason)>,
-    /// Fields that show whom a record is about.
-    matches: Fields,
-    grants: Vec<Arc<str>>,
+    pub(super) certificate_type: Arc<CertificateType>,
+    pub(super) mode: Mode,
+    /// Asked for and may leave in some form, if the record allows it.
+    pub(super) open: Fields,
+    /// Grants that give some of `open`, each with what it gives.
+    pub(super) candidates: Vec<(Arc<Grant>, Fields)>,
+    /// Denies that only the record can lift.
+    pub(super) pending: Vec<CellDeny>,
+    /// Facts of the stage `record` that candidates and pending denies name.
+    pub(super) record_facts: FactSet,
+    /// Every fact that the decision rests on.
+    pub(super) facts: FactSet,
+    /// What is known of the facts of the stage `request`.
+    pub(super) truths: Truths,
+    pub(super) case: Option<Arc<Case>>,
+    pub(super) vocabulary: Arc<Vocabulary>,
+    withheld: Vec<Withheld>,
     refusal: Option<Refusal>,
+    /// Fields that show whom a record is about, and those that its conditions are decided on.
+    needed: Fields,
     policy: PolicyHash,
 }
 
@@ -117,18 +56,18 @@ impl Permit {
         &self.certificate_type
     }
 
-    /// Leaves that may leave as they are.
-    pub fn released(&self) -> Fields {
-        self.released
+    /// Whether fields are read or compared.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
-    /// Leaves that may leave in a masked form, weakest mask first; no leaf twice, none of them released.
-    pub fn masked(&self) -> &[(Mask, Fields)] {
-        &self.masked
+    /// Leaves that may leave in some form, unless the record forbids it.
+    pub fn open(&self) -> Fields {
+        self.open
     }
 
-    /// Leaves that were asked for and may not leave, ascending, each with its reason.
-    pub fn withheld(&self) -> &[(usize, WithheldReason)] {
+    /// Leaves that were asked for and may not leave whatever the record says, ascending.
+    pub fn withheld(&self) -> &[Withheld] {
         &self.withheld
     }
 
@@ -142,24 +81,25 @@ impl Permit {
         self.refusal.as_ref()
     }
 
-    /// What to ask the provider for: what may leave, and what shows that the answer is about the subject. Empty if nothing
-    /// may leave.
+    /// What to ask the provider for: what may leave, what conditions are decided on, and what shows that the answer is
+    /// about the subject. Empty if nothing may leave.
     pub fn fetch_fields(&self) -> Fields {
-        if self.may_release() {
-            self.masked.iter().fold(self.released | self.matches, |all, (_, fields)| all | *fields)
-        } else {
-            Fields::EMPTY
-        }
-    }
-
-    /// Ids of the grants that give at least one of the fields, in any form.
-    pub fn grants(&self) -> &[Arc<str>] {
-        &self.grants
+        if self.may_release() { self.open | self.needed } else { Fields::EMPTY }
     }
 
     /// Hash of the policy that decided.
     pub fn policy_hash(&self) -> &PolicyHash {
         &self.policy
+    }
+
+    /// What is known of facts before the record is seen.
+    pub fn truths(&self) -> Truths {
+        self.truths
+    }
+
+    /// The names of the facts that the decision rests on, each with its value among `truths`.
+    pub fn facts(&self, truths: Truths) -> impl Iterator<Item = (&str, Option<bool>)> {
+        self.facts.iter().filter_map(move |fact| Some((&*self.vocabulary.get(fact)?.name, truths.of(fact))))
     }
 }
 
@@ -170,6 +110,7 @@ pub(super) struct Ask<'a> {
     pub(super) matter: &'a str,
     pub(super) certificate_type: &'a Arc<CertificateType>,
     pub(super) role: &'a str,
+    pub(super) mode: Mode,
     pub(super) want: Fields,
     pub(super) matches: Fields,
     pub(super) basis: Basis,
@@ -178,21 +119,33 @@ pub(super) struct Ask<'a> {
     pub(super) minor: bool,
     /// Today in China.
     pub(super) today: Date,
+    /// What the registries said; its case decides record facts.
+    pub(super) given: &'a Given,
 }
 
 /// Everything granted, as a table: one cell per (consumer, matter, certificate type), sorted by these.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     cells: Vec<Cell>,
+    vocabulary: Arc<Vocabulary>,
 }
 
 #[derive(Debug)]
-struct Cell {
+pub(super) struct Cell {
     consumer: DepartmentCode,
     matter: String,
     certificate_type: Arc<CertificateType>,
     grants: Vec<Arc<Grant>>,
-    denied: Fields,
+    denies: Vec<CellDeny>,
+    /// Every fact that its grants and denies name.
+    pub(super) facts: FactSet,
+}
+
+/// A deny rule within a cell.
+#[derive(Clone, Debug)]
+pub(super) struct CellDeny {
+    pub(super) when: FactSet,
+    pub(super) fields: Fields,
 }
 
 impl Cell {
@@ -206,20 +159,27 @@ impl Table {
     pub(super) fn new(
         grants: &[Arc<Grant>],
         denies: &[Deny],
+        vocabulary: Arc<Vocabulary>,
         type_of: impl Fn(&str) -> Option<Arc<CertificateType>>,
     ) -> Self {
-        let mut table = Self::default();
+        let mut table = Self { cells: Vec::new(), vocabulary };
         for grant in grants {
             let Some(certificate_type) = type_of(&grant.certificate_type) else { continue };
             match table.find(&grant.consumer, &grant.matter, &grant.certificate_type) {
-                Ok(at) => table.cells.get_mut(at).into_iter().for_each(|cell| cell.grants.push(Arc::clone(grant))),
+                Ok(at) => {
+                    if let Some(cell) = table.cells.get_mut(at) {
+                        cell.facts |= grant.when;
+                        cell.grants.push(Arc::clone(grant));
+                    }
+                }
                 Err(at) => {
                     let cell = Cell {
                         consumer: grant.consumer.clone(),
                         matter: grant.matter.clone(),
                         certificate_type,
+                        facts: grant.when,
                         grants: vec![Arc::clone(grant)],
-                        denied: Fields::EMPTY,
+                        denies: Vec::new(),
                     };
                     table.cells.insert(at, cell);
                 }
@@ -231,114 +191,189 @@ impl Table {
                     && cell.certificate_type.code == deny.certificate_type
                     && deny.consumers.as_ref().is_none_or(|consumers| consumers.contains(&cell.consumer));
                 if concerned {
-                    cell.denied |= deny.fields;
+                    cell.facts |= deny.when;
+                    cell.denies.push(CellDeny { when: deny.when, fields: deny.fields });
                 }
             }
         }
         table
     }
 
+    /// All cells, by consumer, matter and certificate type.
+    pub(super) fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    /// The cell; none if nothing is granted, or to a certificate type of another catalog: field indexes mean the same only
+    /// within one.
+    pub(super) fn cell(
+        &self,
+        consumer: &DepartmentCode,
+        matter: &str,
+        certificate_type: &Arc<CertificateType>,
+    ) -> Option<&Cell> {
+        let found = self.find(consumer, matter, &certificate_type.code).ok().and_then(|at| self.cells.get(at));
+        found.filter(|cell| Arc::ptr_eq(&cell.certificate_type, certificate_type))
+    }
+
     fn find(&self, consumer: &DepartmentCode, matter: &str, certificate_type: &str) -> Result<usize, usize> {
         self.cells.binary_search_by(|cell| cell.key().cmp(&(consumer.as_str(), matter, certificate_type)))
     }
 
-    pub(super) fn decide(&self, ask: &Ask<'_>, policy: PolicyHash) -> Permit {
+    /// Decides with what is known of the facts of the stage `request`.
+    pub(super) fn decide(&self, ask: &Ask<'_>, truths: Truths, policy: PolicyHash) -> Permit {
         let certificate_type = Arc::clone(ask.certificate_type);
-        let cell = self.find(ask.consumer, ask.matter, &certificate_type.code).ok().and_then(|at| self.cells.get(at));
-        // Field indexes mean the same only within one catalog: a subject of another one than the grants' gets nothing.
-        let cell = cell.filter(|cell| Arc::ptr_eq(&cell.certificate_type, &certificate_type));
-        let (grants, denied) = cell.map_or((&[][..], Fields::EMPTY), |cell| (cell.grants.as_slice(), cell.denied));
+        let cell = self.cell(ask.consumer, ask.matter, &certificate_type);
+        let (grants, denies, facts) =
+            cell.map_or((&[][..], &[][..], FactSet::EMPTY), |cell| (&*cell.grants, &*cell.denies, cell.facts));
+        let record = self.vocabulary.record_facts() & facts;
+        let undecidable = self.vocabulary.undecidable(record, ask.given);
 
         let never = ask.want & certificate_type.never;
-        let open = ask.want - never - denied;
-        let mut clear = Fields::EMPTY;
-        let mut masks = [Fields::EMPTY; Mask::ALL.len()];
-        let mut givers = Vec::new();
         let mut failures = Vec::new();
-        for grant in grants {
-            let named = grant.fields & open;
-            let (given, failure) = judge(grant, named, ask);
-            if let Some((fields, reason)) = failure {
-                failures.push((fields, reason, &grant.id));
-            }
-            if given.is_empty() {
-                continue;
-            }
-            givers.push(Arc::clone(&grant.id));
-            clear |= given & grant.clear();
-            for (mask, fields) in &grant.masks {
-                if let Some(of_mask) = masks.get_mut(*mask as usize) {
-                    *of_mask |= given & *fields;
-                }
+        let mut pending = Vec::new();
+        // By rules that apply for certain, and by those that may.
+        let (mut sure, mut denied) = (Fields::EMPTY, Fields::EMPTY);
+        for deny in denies.iter().filter(|deny| !deny.when.intersects(truths.known_false())) {
+            let open = deny.when - truths.known_true();
+            if open.is_empty() {
+                sure |= deny.fields;
+            } else if (open - record).is_empty() && !open.intersects(undecidable) {
+                pending.push(CellDeny { when: open, fields: deny.fields });
+            } else {
+                denied |= deny.fields;
+                let unknown = self.name_of((open - record) | (open & undecidable));
+                failures.push(Failure::of(deny.fields, WithheldReason::ConditionUnknown, unknown, None));
             }
         }
 
-        let mut given = clear;
-        let mut masked = Vec::new();
-        for (mask, fields) in Mask::ALL.into_iter().zip(masks) {
-            let left = fields - given;
-            if !left.is_empty() {
-                masked.push((mask, left));
-                given |= left;
+        denied |= sure;
+        let mut open = Fields::EMPTY;
+        let mut candidates = Vec::new();
+        let mut record_facts = pending.iter().fold(FactSet::EMPTY, |all, deny| all | deny.when);
+        for grant in grants {
+            let named = (grant.fields & ask.want) - never - denied;
+            let given = self.judge(grant, named, ask, truths, record, undecidable, &mut failures);
+            if !given.is_empty() {
+                open |= given;
+                record_facts |= grant.when & record;
+                candidates.push((Arc::clone(grant), given));
             }
         }
 
         let named = grants.iter().fold(Fields::EMPTY, |all, grant| all | grant.fields);
-        let reason = |leaf: usize| {
-            if never.contains(leaf) {
-                WithheldReason::NeverShared
-            } else if denied.contains(leaf) && named.contains(leaf) {
-                WithheldReason::Denied
-            } else {
-                let of_leaf = failures.iter().filter(|(fields, ..)| fields.contains(leaf));
-                of_leaf.map(|(_, reason, _)| *reason).max().unwrap_or(WithheldReason::NotGranted)
-            }
+        let why = |leaf: usize| {
+            let of_leaf = failures.iter().filter(|failure| failure.fields.contains(leaf));
+            let furthest = of_leaf.max_by_key(|failure| failure.reason);
+            let (reason, condition) = match furthest {
+                _ if never.contains(leaf) => (WithheldReason::NeverShared, None),
+                _ if !named.contains(leaf) => (WithheldReason::NotGranted, None),
+                _ if sure.contains(leaf) => (WithheldReason::Denied, None),
+                Some(failure) => (failure.reason, failure.condition.clone()),
+                None => (WithheldReason::NotGranted, None),
+            };
+            Withheld { leaf, reason, condition }
         };
-        let withheld: Vec<_> = (ask.want - given).iter().map(|leaf| (leaf, reason(leaf))).collect();
-        let refusal = given.is_empty().then(|| {
-            let reason = withheld.iter().map(|(_, reason)| *reason).max().unwrap_or(WithheldReason::NotGranted);
-            let grant = failures.iter().find(|(_, of_grant, _)| *of_grant == reason).map(|(.., id)| Arc::clone(id));
-            Refusal { reason, grant }
-        });
+        let withheld: Vec<_> = (ask.want - open).iter().map(why).collect();
+        let refusal = open.is_empty().then(|| refusal(&withheld, &failures));
+        let inputs = record_facts.iter().filter_map(|fact| self.vocabulary.get(fact));
+        let inputs = inputs.fold(Fields::EMPTY, |all, fact| all | fact.inputs(&certificate_type.code));
         Permit {
             certificate_type,
-            released: clear,
-            masked,
+            mode: ask.mode,
+            open,
+            candidates,
+            pending,
+            record_facts,
+            facts,
+            truths,
+            case: ask.given.case.clone(),
+            vocabulary: Arc::clone(&self.vocabulary),
             withheld,
-            matches: ask.matches,
-            grants: givers,
             refusal,
+            needed: ask.matches | inputs,
             policy,
         }
     }
+
+    /// What a grant may give of the fields `named`; `failures` says why not the others.
+    #[expect(clippy::too_many_arguments, reason = "what a grant is judged by, as it stands in the decision")]
+    fn judge(
+        &self,
+        grant: &Arc<Grant>,
+        named: Fields,
+        ask: &Ask<'_>,
+        truths: Truths,
+        record: FactSet,
+        undecidable: FactSet,
+        failures: &mut Vec<Failure>,
+    ) -> Fields {
+        if named.is_empty() {
+            return Fields::EMPTY;
+        }
+        let mut refused = |fields, reason, condition| {
+            failures.push(Failure::of(fields, reason, condition, Some(grant)));
+            Fields::EMPTY
+        };
+        if !grant.roles.iter().any(|role| role == ask.role) {
+            return refused(named, WithheldReason::RoleNotGranted, None);
+        }
+        if grant.mode < ask.mode {
+            return refused(named, WithheldReason::VerifyOnly, None);
+        }
+        // Who may read a value only masked may not find the rest of it by comparing.
+        let named = if ask.mode == Mode::Verify { named - grant.masked() } else { named };
+        if ask.today > grant.valid_until {
+            return refused(named, WithheldReason::GrantExpired, None);
+        }
+        if ask.today < grant.valid_from {
+            return refused(named, WithheldReason::GrantNotYetValid, None);
+        }
+        let missing = grant.when - truths.known_true() - (record - undecidable);
+        if let Some(fact) = (missing & truths.known_false()).iter().find_map(|fact| self.vocabulary.get(fact)) {
+            return refused(named, fact.reason, Some(Arc::clone(&fact.name)));
+        }
+        if !missing.is_empty() {
+            return refused(named, WithheldReason::ConditionUnknown, self.name_of(missing));
+        }
+        let justified = match ask.basis {
+            Basis::Consent => !ask.reference.is_empty(),
+            Basis::StatutoryDuty => grant.legal_basis.iter().any(|citation| citation == ask.reference),
+        };
+        let sensitive = if ask.minor { named } else { named & ask.certificate_type.sensitive };
+        if justified || sensitive.is_empty() {
+            named
+        } else {
+            refused(sensitive, WithheldReason::BasisMissing, None);
+            named - sensitive
+        }
+    }
+
+    fn name_of(&self, facts: FactSet) -> Option<Arc<str>> {
+        facts.iter().find_map(|fact| self.vocabulary.get(fact)).map(|fact| Arc::clone(&fact.name))
+    }
 }
 
-/// What a grant gives of the fields `named`, and why not the others.
-fn judge(grant: &Grant, named: Fields, ask: &Ask<'_>) -> (Fields, Option<(Fields, WithheldReason)>) {
-    if named.is_empty() {
-        return (Fields::EMPTY, None);
+/// Fields that one rule does not let go, and why.
+struct Failure {
+    fields: Fields,
+    reason: WithheldReason,
+    condition: Option<Arc<str>>,
+    grant: Option<Arc<str>>,
+}
+
+impl Failure {
+    fn of(fields: Fields, reason: WithheldReason, condition: Option<Arc<str>>, grant: Option<&Arc<Grant>>) -> Self {
+        Self { fields, reason, condition, grant: grant.map(|grant| Arc::clone(&grant.id)) }
     }
-    let refused = |reason| (Fields::EMPTY, Some((named, reason)));
-    if !grant.roles.iter().any(|role| role == ask.role) {
-        return refused(WithheldReason::RoleNotGranted);
-    }
-    if grant.mode < Mode::Query {
-        return refused(WithheldReason::VerifyOnly);
-    }
-    if ask.today > grant.valid_until {
-        return refused(WithheldReason::GrantExpired);
-    }
-    if ask.today < grant.valid_from {
-        return refused(WithheldReason::GrantNotYetValid);
-    }
-    let justified = match ask.basis {
-        Basis::Consent => !ask.reference.is_empty(),
-        Basis::StatutoryDuty => grant.legal_basis.iter().any(|citation| citation == ask.reference),
+}
+
+/// The most useful of the fields' reasons, with the grant that it comes from.
+fn refusal(withheld: &[Withheld], failures: &[Failure]) -> Refusal {
+    let Some(most) = withheld.iter().max_by_key(|withheld| withheld.reason) else {
+        return Refusal { reason: WithheldReason::NotGranted, condition: None, grant: None };
     };
-    let sensitive = if ask.minor { named } else { named & ask.certificate_type.sensitive };
-    if justified || sensitive.is_empty() {
-        (named, None)
-    } else {
-        (named - sensitive, Some((sensitive, WithheldReason::BasisMissing)))
-    }
+    let from = failures.iter().find(|failure| failure.reason == most.reason && failure.fields.contains(most.leaf));
+    let grant = from.and_then(|failure| failure.grant.clone());
+    Refusal { reason: most.reason, condition: most.condition.clone(), grant }
 }

@@ -41,8 +41,8 @@ impl GrantFile {
         let mut table = faults.table(&self.path, &self.text)?;
         let grant = faults.entries(&self.path, &self.text, &mut table, "grant");
         let deny = faults.entries(&self.path, &self.text, &mut table, "deny");
-        let Head { matter, provider } = faults.typed(&self.path, &self.text, table)?;
-        Some(GrantsTable { matter, provider, grant, deny })
+        let Head { matter, provider, when } = faults.typed(&self.path, &self.text, table)?;
+        Some(GrantsTable { matter, provider, when, grant, deny })
     }
 }
 
@@ -52,6 +52,8 @@ impl GrantFile {
 struct Head {
     matter: Spanned<String>,
     provider: Spanned<String>,
+    #[serde(default)]
+    when: Vec<Spanned<String>>,
 }
 
 /// A whole file. What is missing is empty here and found by `check`, so that all faults show at once.
@@ -59,6 +61,8 @@ struct Head {
 pub(super) struct GrantsTable {
     pub(super) matter: Spanned<String>,
     pub(super) provider: Spanned<String>,
+    /// Conditions of every grant in the file.
+    pub(super) when: Vec<Spanned<String>>,
     pub(super) grant: Vec<Spanned<GrantEntry>>,
     pub(super) deny: Vec<Spanned<DenyEntry>>,
 }
@@ -74,6 +78,7 @@ pub(super) struct GrantEntry {
     pub(super) mode: Option<Spanned<String>>,
     pub(super) fields: Vec<Spanned<String>>,
     pub(super) mask: BTreeMap<String, Spanned<String>>,
+    pub(super) when: Vec<Spanned<String>>,
     pub(super) valid_from: Option<Spanned<String>>,
     pub(super) valid_until: Option<Spanned<String>>,
     pub(super) replaces: String,
@@ -91,6 +96,7 @@ pub(super) struct DenyEntry {
     pub(super) consumers: Vec<Spanned<String>>,
     pub(super) certificate_type: Option<Spanned<String>>,
     pub(super) fields: Vec<Spanned<String>>,
+    pub(super) when: Vec<Spanned<String>>,
     pub(super) reason: String,
 }
 
@@ -142,6 +148,12 @@ fn entries(dir: &Path, faults: &mut Faults) -> Vec<(String, PathBuf)> {
         }
     }
     visible
+}
+
+/// A file of the bundle that may be missing.
+pub(super) fn read_text(path: &Path, faults: &mut Faults) -> Option<(PathBuf, String)> {
+    let text = if path.exists() { read(path, faults) } else { None };
+    text.map(|text| (path.to_owned(), text))
 }
 
 fn read(path: &Path, faults: &mut Faults) -> Option<String> {

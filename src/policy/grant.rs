@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use time::Date;
 
+use super::facts::FactSet;
 use super::mask::Mask;
 use crate::catalog::{ConsumerKind, Fields};
 use crate::ids::DepartmentCode;
@@ -73,6 +74,8 @@ pub struct Grant {
     pub fields: Fields,
     /// Leaves given only in a masked form, weakest mask first, no leaf twice.
     pub masks: Vec<(Mask, Fields)>,
+    /// Conditions: facts that must all be known true, those at the head of its file included.
+    pub when: FactSet,
     /// The first day it holds, China Standard Time.
     pub valid_from: Date,
     /// The last day it holds (使用时限), China Standard Time.
@@ -110,4 +113,6 @@ pub(super) struct Deny {
     pub(super) matter: String,
     pub(super) certificate_type: String,
     pub(super) fields: Fields,
+    /// Conditions: it applies unless one of them is known false.
+    pub(super) when: FactSet,
 }

@@ -38,12 +38,17 @@
 //!
 //! - [`Policy::load`] reads all grants, checks them against the catalog (`check`) and compiles a table (`decide`).
 //! - [`Policy::decide`] reads that table: no I/O, nothing remembered. The [`Permit`] is the evidence that it
-//!   happened; fetching, projecting and recording ask for one.
-//! - The provider is asked for [`Permit::fetch_fields`]: what may leave and what shows whom the record is about.
+//!   happened; fetching and settling ask for one.
+//! - The provider is asked for [`Permit::fetch_fields`]: what may leave, what conditions are decided on, and what shows
+//!   whom the record is about.
 //! - [`answers_subject`] throws away an answer about somebody else.
+//! - [`settle`] decides the conditions that only the record can tell; [`Settled`] is bound to the record it is about.
 //! - [`project`] copies released field numbers out of the encoded answer and nothing else; `mother_name` 王小明 leaves as
 //!   王**. Had the token cited no basis, the first two would be withheld as well: everything about a newborn is sensitive,
 //!   so they would be `BASIS_MISSING`.
+//!
+//! Conditions (`when`) are facts of a closed, three-valued [`Vocabulary`]: a grant needs each known true, a deny applies
+//! unless one is known false.
 //!
 //! Default is deny; grants add up; `[[deny]]` rules override them; wildcards stand only in denies. The [`PolicyHash`] over
 //! all files and the catalog is in every access record.
@@ -51,11 +56,16 @@
 mod answer;
 mod check;
 mod decide;
+mod facts;
 mod file;
 mod grant;
+mod holidays;
 mod mask;
+mod reason;
+mod settle;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 mod wire;
 
 use std::fmt;
@@ -67,78 +77,146 @@ use serde::Deserialize;
 use time::{Date, Month};
 
 pub use answer::answers_subject;
-pub use decide::{Permit, Refusal, WithheldReason};
+pub use decide::Permit;
+pub use facts::{Case, Fact, FactSet, FactSource, Given, Needs, Party, Stage, Truths, Vocabulary};
 pub use grant::{Grant, Mode};
 pub use mask::Mask;
+pub use reason::{Refusal, Withheld, WithheldReason};
+pub use settle::{Settled, settle};
 pub use wire::{ProjectError, Projected, project};
 
-use crate::catalog::{Catalog, Faults, Fields, Subject, ValueKind, checks};
+use crate::catalog::{Catalog, CertificateType, Faults, Fields, Subject, ValueKind, checks};
 use crate::clock::Timestamp;
 use crate::identity::{Caller, Purpose};
 use crate::ids::DepartmentCode;
 use check::Known;
 use decide::{Ask, Table};
+use facts::Situation;
 use file::GrantFile;
+use holidays::Holidays;
 
-/// Where the policy's files are.
+/// Where the policy is.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// Folder of the grant files, `<matter>/<PROVIDER>.toml`. Default: `grants`.
-    pub grants: PathBuf,
+    /// The bundle: a folder with everything that decides what may be released. Default: `policy`.
+    ///
+    /// `departments.toml`, `matters/<code>.toml` and `types/*.binpb` are the catalog's; `facts.toml` and `holidays.toml`
+    /// the conditions; `grants/<matter>/<PROVIDER>.toml` the grants.
+    pub bundle: PathBuf,
 }
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self { grants: "grants".into() }
+        Self { bundle: "policy".into() }
     }
 }
 
 impl PolicyConfig {
     /// Takes relative paths as relative to `base`, the configuration file's folder.
     pub fn rebase(&mut self, base: &Path) {
-        self.grants = base.join(&self.grants);
+        self.bundle = base.join(&self.bundle);
     }
 }
 
-/// All grants, checked and compiled: immutable, one per policy generation.
+/// One policy generation: the catalog, the facts, and all grants, checked and compiled. Immutable.
 #[derive(Debug)]
 pub struct Policy {
+    catalog: Arc<Catalog>,
     grants: Vec<Arc<Grant>>,
     table: Table,
+    vocabulary: Arc<Vocabulary>,
     hash: PolicyHash,
 }
 
 impl Policy {
-    /// Reads and checks every grant file against the catalog; all faults of all files at once.
-    pub fn load(config: &PolicyConfig, catalog: &Catalog) -> Result<Self, Faults> {
+    /// Reads and checks a whole bundle.
+    ///
+    /// # Errors
+    /// All faults of all files at once.
+    pub fn open(bundle: &Path) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        let files = file::read_all(&config.grants, &mut faults);
-        Self::compile(&files, &Known::of(catalog), &catalog.hash(), faults)
+        let Some(catalog) = Catalog::read(bundle, &mut faults) else { return Err(faults) };
+        match (Self::load(bundle, Arc::new(catalog)), faults) {
+            (Ok(policy), faults) => faults.or(policy),
+            (Err(found), mut faults) => {
+                faults.0.extend(found.0);
+                Err(faults)
+            }
+        }
     }
 
-    fn compile(files: &[GrantFile], known: &Known, catalog: &[u8; 32], mut faults: Faults) -> Result<Self, Faults> {
+    /// Reads facts and grants of a bundle and checks them against the catalog, which is the bundle's.
+    ///
+    /// # Errors
+    /// All faults of all files at once.
+    pub fn load(bundle: &Path, catalog: Arc<Catalog>) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        check_masks(&catalog, &mut faults);
+        let mut known = Known::of(&catalog);
+        let facts = file::read_text(&bundle.join("facts.toml"), &mut faults);
+        let holidays = file::read_text(&bundle.join("holidays.toml"), &mut faults);
+        known.vocabulary = Arc::new(vocabulary(facts.as_ref(), holidays.as_ref(), &catalog, &known, &mut faults));
+        let files = file::read_all(&bundle.join("grants"), &mut faults);
+        let hash = PolicyHash::over(&files, [facts.as_ref(), holidays.as_ref()], &catalog.hash());
+        Self::compile(&files, &known, catalog, hash, faults)
+    }
+
+    fn compile(
+        files: &[GrantFile],
+        known: &Known,
+        catalog: Arc<Catalog>,
+        hash: PolicyHash,
+        mut faults: Faults,
+    ) -> Result<Self, Faults> {
         let (grants, denies) = check::check(files, known, &mut faults);
-        let table = Table::new(&grants, &denies, |code| known.types.get(code).cloned());
-        faults.or(Self { grants, table, hash: PolicyHash::over(files, catalog) })
+        let vocabulary = Arc::clone(&known.vocabulary);
+        let table = Table::new(&grants, &denies, Arc::clone(&vocabulary), |code| known.types.get(code).cloned());
+        faults.or(Self { catalog, grants, table, vocabulary, hash })
     }
 
-    /// Hash of all grant files and the catalog.
+    /// Certificate types, matters and departments of this generation.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The conditions that grants and denies may name.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Hash of all files of the bundle.
     pub fn hash(&self) -> &PolicyHash {
         &self.hash
     }
 
+    /// The registries that must be asked before a decision about a certificate type, and none if nothing depends on them.
+    pub fn needs(&self, purpose: &Purpose, certificate_type: &Arc<CertificateType>) -> Needs {
+        let cell = self.table.cell(purpose.consumer(), purpose.matter(), certificate_type);
+        cell.map_or_else(Needs::default, |cell| self.vocabulary.needs(cell.facts))
+    }
+
+    /// The registries that some decision needs.
+    pub fn needs_of_all(&self) -> Needs {
+        let facts = self.table.cells().iter().fold(FactSet::EMPTY, |all, cell| all | cell.facts);
+        self.vocabulary.needs(facts)
+    }
+
     /// Decides on each field of `want`, leaves of the subject's certificate type, for the consumer and matter that the
-    /// token names. Pure: the same arguments give the same permit. `now` counts by its date in China.
+    /// token names. Pure: the same arguments give the same permit. `now` counts by date and hour in China; `given` is what
+    /// the registries said.
     ///
     /// The caller is evidence that the connection was judged; whether it may speak for the consumer was decided with the
     /// purpose.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the question")]
     pub fn decide(
         &self,
         _caller: &Caller,
         purpose: &Purpose,
         subject: &Subject,
+        mode: Mode,
         want: Fields,
+        given: &Given,
         now: Timestamp,
     ) -> Permit {
         let today = now.date_in_china();
@@ -147,6 +225,7 @@ impl Policy {
             matter: purpose.matter(),
             certificate_type: subject.certificate_type(),
             role: subject.role(),
+            mode,
             want,
             matches: subject.keys().iter().fold(Fields::EMPTY, |all, key| all | key.matches),
             basis: purpose.basis(),
@@ -156,8 +235,12 @@ impl Policy {
                 .filter_map(|key| checks::birth_date_of(&key.value))
                 .any(|birth| is_under_14(birth, today)),
             today,
+            given,
         };
-        self.table.decide(&ask, self.hash)
+        let facts = self.table.cell(ask.consumer, ask.matter, ask.certificate_type).map(|cell| cell.facts);
+        let situation = Situation { purpose, subject, given, now };
+        let truths = self.vocabulary.request_truths(facts.unwrap_or_default(), &situation);
+        self.table.decide(&ask, truths, self.hash)
     }
 
     /// Every grant, in the order of the files.
@@ -171,6 +254,32 @@ impl Policy {
     }
 }
 
+/// Adds a fault for every mask that the catalog names and nobody knows: grants would not be held to it, and a birth date
+/// is known by its mask.
+pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
+    for ty in catalog.certificate_types() {
+        for leaf in &ty.leaves {
+            if let Some(mask) = leaf.mask.as_deref().filter(|mask| Mask::named(mask).is_none()) {
+                faults.of(Path::new(&ty.message), format!("{}: no mask `{mask}`", leaf.path));
+            }
+        }
+    }
+}
+
+/// The vocabulary of the two files, either of which may be missing.
+fn vocabulary(
+    facts: Option<&(PathBuf, String)>,
+    holidays: Option<&(PathBuf, String)>,
+    catalog: &Catalog,
+    known: &Known,
+    faults: &mut Faults,
+) -> Vocabulary {
+    let holidays = holidays.map(|(file, text)| Holidays::parse(file, text, faults)).unwrap_or_default();
+    let facts = facts.map(|(file, text)| vocabulary::parse(file, text, known, faults)).unwrap_or_default();
+    let regions = catalog.departments().filter_map(|of| Some((of.code.clone(), of.region.clone()?))).collect();
+    Vocabulary::new(facts, regions, holidays)
+}
+
 /// True up to and with the fourteenth birthday (不满十四周岁: a year of age is complete the day after the birthday).
 fn is_under_14(birth: Date, today: Date) -> bool {
     let year = birth.year() + 14;
@@ -179,7 +288,7 @@ fn is_under_14(birth: Date, today: Date) -> bool {
     birthday.is_ok_and(|birthday| today <= birthday)
 }
 
-/// SHA-256 over the policy: every grant file with its name, and the catalog.
+/// SHA-256 over the policy: every file of the bundle with its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PolicyHash([u8; 32]);
 
@@ -189,19 +298,25 @@ impl PolicyHash {
         &self.0
     }
 
-    /// Over the number of files, each file's relative path and bytes behind their lengths (8 bytes, big-endian), sorted by
-    /// path, then the catalog's hash. Lengths keep two different sets from looking alike.
-    fn over(files: &[GrantFile], catalog: &[u8; 32]) -> Self {
+    /// Over the number of grant files, each file's relative path and bytes behind their lengths (8 bytes, big-endian),
+    /// sorted by path, then the bytes of facts and holidays behind theirs, then the catalog's hash. Lengths keep two
+    /// different sets from looking alike.
+    fn over(files: &[GrantFile], conditions: [Option<&(PathBuf, String)>; 2], catalog: &[u8; 32]) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
-        hash.update(b"oncegate policy v1\0");
-        hash.update(&(files.len() as u64).to_be_bytes());
+        let mut part = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(b"oncegate policy 2");
+        part(&(files.len() as u64).to_be_bytes());
         for file in files {
-            for part in [file.relative().as_bytes(), file.text.as_bytes()] {
-                hash.update(&(part.len() as u64).to_be_bytes());
-                hash.update(part);
-            }
+            part(file.relative().as_bytes());
+            part(file.text.as_bytes());
         }
-        hash.update(catalog);
+        for file in conditions {
+            part(file.map_or(&[], |(_, text)| text.as_bytes()));
+        }
+        part(catalog);
         let mut bytes = [0; 32];
         bytes.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
         Self(bytes)

@@ -1,8 +1,8 @@
 //! The projector: what leaves is copied field by field from an allow-list, never cleared from a decoded message.
 //!
 //! A provider's answer is walked as protobuf encoding. A field whose number the certificate type does not know, or that
-//! stands there in another encoding than its own, is dropped and counted; a known field that the [`Permit`] does not
-//! release is passed over without looking at its value; a released one is copied; a masked string is rewritten.
+//! stands there in another encoding than its own, is dropped and counted; a known field that [`Settled`] does not release
+//! is passed over without looking at its value; a released one is copied; a masked string is rewritten.
 //!
 //! Twice the same singular field: both occurrences are copied (decoders merge messages and let the last scalar win), and
 //! both are masked if the field is.
@@ -10,8 +10,8 @@
 use bytes::Bytes;
 use prost::encoding;
 
-use super::decide::Permit;
 use super::mask::Mask;
+use super::settle::Settled;
 use crate::catalog::{Child, Fields, Node, Wire};
 
 /// Messages may stand in each other this deep; generated certificate types are far flatter.
@@ -22,10 +22,10 @@ const MAX_DEPTH: usize = 16;
 pub struct Projected {
     /// The encoded message, never longer than the record it was made from.
     pub bytes: Bytes,
-    /// Leaves that are in `bytes` in clear: released by the permit and present in the record.
+    /// Leaves that are in `bytes` in clear: released by the decision and present in the record.
     pub released: Fields,
     /// Leaves present in the record and masked, each with the mask that was applied: where a value can't be cut, that is
-    /// [`Mask::Present`] instead of the permit's. A leaf of a list may stand here once with each.
+    /// [`Mask::Present`] instead of the decision's. A leaf of a list may stand here once with each.
     pub masked: Vec<(usize, Mask)>,
     /// How many fields were dropped because no descriptor knows them; saturates.
     pub unknown_dropped: u32,
@@ -45,23 +45,24 @@ pub enum ProjectError {
     TooDeep,
 }
 
-/// Copies what `permit` releases out of `record`, an encoded message of the permit's certificate type.
-pub fn project(permit: &Permit, record: &[u8]) -> Result<Projected, ProjectError> {
+/// Copies what was decided on out of the record that it was decided on.
+pub fn project(settled: &Settled<'_>) -> Result<Projected, ProjectError> {
+    let record = settled.record();
     let mut projection = Projection {
-        permit,
-        wanted: permit.released() | permit.masked().iter().fold(Fields::EMPTY, |all, (_, fields)| all | *fields),
+        settled,
+        wanted: settled.released() | settled.masked().iter().fold(Fields::EMPTY, |all, (_, fields)| all | *fields),
         released: Fields::EMPTY,
         masked: Vec::new(),
         unknown_dropped: 0,
     };
     let mut bytes = Vec::with_capacity(record.len());
-    projection.message(&permit.certificate_type().root, record, &mut bytes, 0)?;
+    projection.message(&settled.permit().certificate_type().root, record, &mut bytes, 0)?;
     let Projection { released, masked, unknown_dropped, .. } = projection;
     Ok(Projected { bytes: bytes.into(), released, masked, unknown_dropped })
 }
 
 struct Projection<'a> {
-    permit: &'a Permit,
+    settled: &'a Settled<'a>,
     /// Released or masked.
     wanted: Fields,
     released: Fields,
@@ -94,11 +95,11 @@ impl Projection<'_> {
     }
 
     fn leaf(&mut self, leaf: usize, wire: Wire, field: &Field<'_>, out: &mut Vec<u8>) -> Result<(), ProjectError> {
-        if self.permit.released().contains(leaf) {
+        if self.settled.released().contains(leaf) {
             check_value(wire, field)?;
             out.extend_from_slice(field.raw);
             self.released |= Fields::one(leaf);
-        } else if let Some((mask, _)) = self.permit.masked().iter().find(|(_, fields)| fields.contains(leaf)) {
+        } else if let Some((mask, _)) = self.settled.masked().iter().find(|(_, fields)| fields.contains(leaf)) {
             // Only strings have a masked form; the loader lets other values be masked as `present` alone.
             let shown = if wire == Wire::String { mask.apply(utf8(field.value)?) } else { None };
             let applied = if shown.is_some() { *mask } else { Mask::Present };

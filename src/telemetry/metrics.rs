@@ -5,6 +5,7 @@
 //! | `oncegate_requests_total` | counter | `method`, `outcome` |
 //! | `oncegate_request_seconds` | histogram | `method` |
 //! | `oncegate_provider_seconds` | histogram | `provider`, `result` |
+//! | `oncegate_registry_seconds` | histogram | `registry`, `result` |
 //! | `oncegate_fields_total` | counter | `decision` |
 //! | `oncegate_cache_total` | counter | `result` |
 //! | `oncegate_token_cache_total` | counter | `result` |
@@ -50,6 +51,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<MethodLabel, Histogram, fn() -> Histogram>,
     provider_seconds: Family<ProviderLabels, Histogram, fn() -> Histogram>,
+    registry_seconds: Family<RegistryLabels, Histogram, fn() -> Histogram>,
     fields: Family<DecisionLabel, Counter>,
     cache: Family<ResultLabel, Counter>,
     token_cache: Family<ResultLabel, Counter>,
@@ -71,6 +73,7 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(request_histogram),
             provider_seconds: Family::new_with_constructor(request_histogram),
+            registry_seconds: Family::new_with_constructor(request_histogram),
             fields: Family::default(),
             cache: Family::default(),
             token_cache: Family::default(),
@@ -106,6 +109,11 @@ impl Metrics {
     pub fn provider(&self, provider: &DepartmentCode, result: &'static str, took: Duration) {
         let labels = ProviderLabels { provider: provider.to_string(), result };
         self.provider_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A registry, `case` or `consent`, answered or failed: `result` is `answered`, `failed` or `timeout`.
+    pub fn registry(&self, registry: &'static str, result: &'static str, took: Duration) {
+        self.registry_seconds.get_or_create(&RegistryLabels { registry, result }).observe(took.as_secs_f64());
     }
 
     /// Fields decided upon.
@@ -219,6 +227,8 @@ impl Metrics {
         list.register_with_unit("request", help, Unit::Seconds, self.request_seconds.clone());
         let help = "Time a provider took to answer";
         list.register_with_unit("provider", help, Unit::Seconds, self.provider_seconds.clone());
+        let help = "Time a registry took to answer";
+        list.register_with_unit("registry", help, Unit::Seconds, self.registry_seconds.clone());
         list.register("fields", "Fields by decision", self.fields.clone());
         list.register("cache", "Look-ups in the cache of answers", self.cache.clone());
         list.register("token_cache", "Look-ups in the cache of verified tokens", self.token_cache.clone());
@@ -400,6 +410,12 @@ struct ProviderLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RegistryLabels {
+    registry: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DecisionLabel {
     decision: &'static str,
 }
@@ -454,6 +470,7 @@ mod tests {
         let metrics = Metrics::new("1.2.3");
         metrics.request("Lookup", "released", Duration::from_millis(3));
         metrics.provider(&"WJ".parse().unwrap(), "ok", Duration::from_millis(30));
+        metrics.registry("case", "answered", Duration::from_millis(2));
         metrics.fields(FieldDecision::Released, 4);
         metrics.cache(CacheResult::Hit);
         metrics.token_cache(CacheResult::Miss);
@@ -483,6 +500,7 @@ mod tests {
             "oncegate_requests_total{method=\"Lookup\",outcome=\"released\"} 1",
             "oncegate_request_seconds_bucket{le=\"0.005\",method=\"Lookup\"} 1",
             "oncegate_provider_seconds_count{provider=\"WJ\",result=\"ok\"} 1",
+            "oncegate_registry_seconds_count{registry=\"case\",result=\"answered\"} 1",
             "oncegate_fields_total{decision=\"released\"} 4",
             "oncegate_fields_total{decision=\"masked\"} 0",
             "oncegate_cache_total{result=\"hit\"} 1",

@@ -86,9 +86,16 @@ async fn a_collection_that_can_not_be_planned_is_refused_as_a_whole() {
 #[tokio::test]
 async fn a_collector_who_goes_away_leaves_every_item_on_record() {
     let site = Site::start().await;
+    site.registry.knows(&message().subjects);
     site.birth.answers_after(Duration::from_secs(30), vec![birth()]);
     let mut stream = collect(&site, message()).await.unwrap();
     stream.message().await.unwrap();
+    for _ in 0..100 {
+        if site.birth.calls() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     drop(stream);
     for _ in 0..100 {
         if site.birth.given_up() == 1 {

@@ -110,8 +110,17 @@ const ELSEWHERE: &[(&str, &str)] = &[
 
 #[test]
 fn every_reason_is_reached_by_a_test() {
-    let tests =
-        ["collect.rs", "input.rs", "limits.rs", "policy.rs", "process.rs", "provider.rs", "tokens.rs", "faces.rs"];
+    let tests = [
+        "collect.rs",
+        "conditions.rs",
+        "input.rs",
+        "limits.rs",
+        "policy.rs",
+        "process.rs",
+        "provider.rs",
+        "tokens.rs",
+        "faces.rs",
+    ];
     let text: String =
         tests.iter().map(|name| std::fs::read_to_string(format!("tests/gateway/{name}")).unwrap()).collect();
     for reason in oncegate::lookup::Reason::ALL {

@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use oncegate::app::{App, Ended, StartError};
 use oncegate::audit::AccessEntry;
 use oncegate::audit::keys::PrivateKey;
@@ -28,12 +26,13 @@ use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
+
+use crate::registry::Registry;
 
 /// The matter's first citation.
 pub(crate) const CITATION: &str = "母婴保健法 第二十三条";
@@ -157,8 +156,9 @@ impl RecordSourceService for Script {
     }
 }
 
-async fn serve(script: Script, department: &str, name: &str, stop: CancellationToken) -> String {
-    let base = out().join(format!("sources/{department}/{name}"));
+/// Serves `routes` with the certificate of a source of the PKI, `DEPARTMENT/name`, and tells where.
+async fn serve(routes: Routes, name: &str, stop: CancellationToken) -> String {
+    let base = out().join("sources").join(name);
     let read = |path: PathBuf| std::fs::read(path).unwrap();
     let tls = source::tls(
         &read(base.with_extension("pem")),
@@ -168,43 +168,39 @@ async fn serve(script: Script, department: &str, name: &str, stop: CancellationT
     .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", listener.local_addr().unwrap());
-    let routes = Routes::new(RecordSourceServiceServer::new(script)).prepare();
-    tokio::spawn(async move {
-        let accept = async {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, routes) = (TlsAcceptor::from(tls.clone()), routes.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .timer(TokioTimer::new())
-                        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
-                        .await;
-                });
-            }
-        };
-        tokio::select! {
-            () = accept => {}
-            () = stop.cancelled() => {}
-        }
-    });
+    tokio::spawn(source::serve(listener, tls, routes, stop));
     address
 }
 
+/// What the gateway runs against: two sources and the platform's registers.
+#[derive(Clone)]
+pub(crate) struct Around {
+    pub(crate) birth: Script,
+    pub(crate) population: Script,
+    pub(crate) registry: Registry,
+}
+
+impl Around {
+    pub(crate) fn new() -> Self {
+        Self { birth: Script::new(), population: Script::new(), registry: Registry::new() }
+    }
+}
+
 /// The reference deployment's configuration on free ports, with these sources and others that nobody answers for.
-pub(crate) async fn deployment(birth: &Script, population: &Script, stop: &CancellationToken) -> String {
+pub(crate) async fn deployment(around: &Around, stop: &CancellationToken) -> String {
     let here = std::env::current_dir().unwrap().join("deploy/heshan");
     let here = here.to_str().unwrap();
-    let birth = serve(birth.clone(), "WJ", "birth", stop.clone()).await;
-    let population = serve(population.clone(), "GA", "population", stop.clone()).await;
+    let routes = |script: &Script| Routes::new(RecordSourceServiceServer::new(script.clone())).prepare();
+    let birth = serve(routes(&around.birth), "WJ/birth", stop.clone()).await;
+    let population = serve(routes(&around.population), "GA/population", stop.clone()).await;
+    let registry = serve(around.registry.clone().routes(), "ZS/platform-registry", stop.clone()).await;
     std::fs::read_to_string(format!("{here}/gateway.toml"))
         .unwrap()
         .replace("../../certs-dev/out", out().to_str().unwrap())
-        .replace("\"departments.toml\"", &format!("\"{here}/departments.toml\""))
-        .replace("\"matters\"", &format!("\"{here}/matters\""))
-        .replace("\"grants\"", &format!("\"{here}/grants\""))
+        .replace("\"policy\"", &format!("\"{here}/policy\""))
         .replace("127.0.0.1:7443", "127.0.0.1:0")
         .replace("127.0.0.1:7490", "127.0.0.1:0")
+        .replace("https://127.0.0.1:7461", &registry)
         .replace("https://127.0.0.1:7451", &birth)
         .replace("https://127.0.0.1:7452", &population)
         .replace("https://127.0.0.1:7453", "https://127.0.0.1:9")
@@ -219,6 +215,7 @@ pub(crate) struct Site {
     pub(crate) observe: String,
     pub(crate) birth: Script,
     pub(crate) population: Script,
+    pub(crate) registry: Registry,
     pub(crate) channel: Channel,
     stop: CancellationToken,
     gateway: JoinHandle<Result<Ended, StartError>>,
@@ -232,21 +229,55 @@ impl Site {
 
     /// With the configuration as a test wants it.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let (around, stop) = (Around::new(), CancellationToken::new());
         let dir = tempfile::tempdir().unwrap();
-        let (birth, population) = (Script::new(), Script::new());
-        let stop = CancellationToken::new();
-        let file = dir.path().join("gateway.toml");
-        std::fs::write(&file, deployment(&birth, &population, &stop).await).unwrap();
-        let mut config = Config::load(&file).unwrap();
-        config.admin = None;
-        change(&mut config);
+        let config = Self::config(&dir, &around, &stop, change).await;
         let clock = Clock::manual(Clock::system().now());
         let app = App::build(config, clock.clone()).await.unwrap();
         let address = format!("https://{}", app.address().unwrap());
         let observe = app.observe_address().unwrap().to_string();
         let gateway = tokio::spawn(app.run(stop.clone()));
         let channel = profile(&address, "ZS", "platform").client(Clock::system()).unwrap().channel;
-        Self { dir, clock, address, observe, birth, population, channel, stop, gateway, due: Mutex::default() }
+        let Around { birth, population, registry } = around;
+        let due = Mutex::default();
+        Self { dir, clock, address, observe, birth, population, registry, channel, stop, gateway, due }
+    }
+
+    /// With a copy of the deployment's policy as a test changes it, and registers that are believed for a second.
+    pub(crate) async fn with_bundle(change: impl FnOnce(&Path)) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        copy_tree(Path::new("deploy/heshan/policy"), copy.path());
+        change(copy.path());
+        Self::with(|config| {
+            copy.path().clone_into(&mut config.policy.bundle);
+            for registry in config.registries.case.iter_mut().chain(&mut config.registries.consent) {
+                registry.fresh_s = 1;
+            }
+        })
+        .await
+    }
+
+    /// What a gateway says that does not start.
+    pub(crate) async fn refused_to_start(change: impl FnOnce(&mut Config)) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let config = Self::config(&dir, &Around::new(), &stop, change).await;
+        stop.cancel();
+        App::build(config, Clock::system()).await.unwrap_err().to_string()
+    }
+
+    async fn config(
+        dir: &TempDir,
+        around: &Around,
+        stop: &CancellationToken,
+        change: impl FnOnce(&mut Config),
+    ) -> Config {
+        let file = dir.path().join("gateway.toml");
+        std::fs::write(&file, deployment(around, stop).await).unwrap();
+        let mut config = Config::load(&file).unwrap();
+        config.admin = None;
+        change(&mut config);
+        config
     }
 
     /// The text of the metrics.
@@ -343,6 +374,20 @@ impl Site {
             assert_eq!(found[0].error_reason, *reason, "{:?}", found[0]);
         }
         entries
+    }
+}
+
+/// Copies a folder with everything in it.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir_all(&to).unwrap();
+            copy_tree(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), &to).unwrap();
+        }
     }
 }
 

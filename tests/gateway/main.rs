@@ -11,6 +11,7 @@
 
 mod attacks;
 mod collect;
+mod conditions;
 mod faces;
 mod harness;
 mod imports;
@@ -19,6 +20,7 @@ mod limits;
 mod policy;
 mod process;
 mod provider;
+mod registry;
 mod tokens;
 mod trust;
 mod types;

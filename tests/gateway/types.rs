@@ -30,7 +30,7 @@ fn uscc() -> String {
 
 fn departments() -> Vec<oncegate::catalog::Department> {
     let config = Config::load(Path::new("deploy/heshan/gateway.toml")).unwrap();
-    Catalog::load(&config.catalog).unwrap().departments().cloned().collect()
+    Catalog::load(&config.policy.bundle).unwrap().departments().cloned().collect()
 }
 
 fn compiled() -> Vec<u8> {
@@ -40,8 +40,12 @@ fn compiled() -> Vec<u8> {
 /// A gateway that also serves the example: WJ provides it, SJ may see it when a restaurant opens.
 async fn site() -> Site {
     let dir = Box::leak(Box::new(tempfile::tempdir().unwrap())).path();
-    let set = dir.join("health_permit.binpb");
-    std::fs::write(&set, compiled()).unwrap();
+    let bundle = Path::new("deploy/heshan/policy");
+    for part in ["departments.toml", "matters", "facts.toml", "holidays.toml"] {
+        std::os::unix::fs::symlink(bundle.canonicalize().unwrap().join(part), dir.join(part)).unwrap();
+    }
+    std::fs::create_dir(dir.join("types")).unwrap();
+    std::fs::write(dir.join("types/health_permit.binpb"), compiled()).unwrap();
     let grant = "matter = \"open_restaurant\"\nprovider = \"WJ\"\n[[grant]]\nid = \"open_restaurant.SJ.health_permit\"\n\
                  consumer = \"SJ\"\ncertificate_type = \"health_permit\"\nroles = [\"entity\"]\nmode = \"query\"\n\
                  fields = [\"permit_no\", \"person_in_charge\", \"status\"]\n\
@@ -54,11 +58,10 @@ async fn site() -> Site {
     std::fs::create_dir_all(&newborn).unwrap();
     for provider in ["GA", "WJ"] {
         let name = format!("{provider}.toml");
-        std::fs::copy(format!("deploy/heshan/grants/newborn_birth/{name}"), newborn.join(name)).unwrap();
+        std::fs::copy(bundle.join("grants/newborn_birth").join(&name), newborn.join(name)).unwrap();
     }
     Site::with(|config| {
-        config.catalog.descriptor_sets.push(set);
-        config.policy.grants = grants;
+        dir.clone_into(&mut config.policy.bundle);
         for source in config.sources.iter_mut().filter(|source| source.name == "birth") {
             source.certificate_types.push("health_permit".into());
         }
@@ -159,8 +162,15 @@ async fn reflection_shows_each_caller_what_it_may_use() {
         (sj(), "oncegate.audit.v1.Access"),
         (sj(), "no.Such"),
     ] {
-        assert!(sees(channel, symbol(name)).await.is_none(), "{name}");
+        assert!(sees(channel.clone(), symbol(name)).await.is_none(), "{name}");
+        let extensions = MessageRequest::AllExtensionNumbersOfType(name.to_owned());
+        assert!(sees(channel, extensions).await.is_none(), "{name}");
     }
+    let options = MessageRequest::AllExtensionNumbersOfType("google.protobuf.MessageOptions".to_owned());
+    let MessageResponse::AllExtensionNumbersResponse(found) = reflect(sj(), options).await else {
+        panic!("no numbers")
+    };
+    assert_eq!(found.extension_number, [50_784]);
     let file = "oncegate/records/v1/household_register.proto".to_owned();
     assert!(sees(sj(), MessageRequest::FileByFilename(file)).await.is_none());
     // Every service is there for everybody, with its methods.
@@ -184,6 +194,13 @@ fn what_the_compiler_and_the_catalog_refuse_has_its_line() {
         std::fs::write(&file, sound.replace(from, to)).unwrap();
         format!("{:?}", build(&[file], &[], departments()).expect_err(to))
     };
+    let twins = ["a", "b"].map(|folder| dir.path().join(folder).join("own.proto"));
+    for file in &twins {
+        std::fs::create_dir(file.parent().unwrap()).unwrap();
+        std::fs::write(file, &sound).unwrap();
+    }
+    let said = format!("{:?}", build(&twins, &[], departments()).expect_err("one would be left out"));
+    assert!(said.contains("b/own.proto: another file has the same name"), "{said}");
     let line = |text: &str| sound.lines().position(|line| line.contains(text)).unwrap() + 1;
     for (from, to, due) in [
         ("optional string uscc = 2", "optional strnig uscc = 2", "strnig".to_owned()),
@@ -199,6 +216,8 @@ fn what_the_compiler_and_the_catalog_refuse_has_its_line() {
             "  option (oncegate.records.v1.certificate)",
             "certificate".to_owned(),
         ),
+        ("mask: \"name_zh\"", "mask: \"nam_zh\"", format!("{NAME}: person_in_charge: no mask `nam_zh`")),
+        ("optional string permit_no", "string permit_no", "HealthPermit.permit_no: must be optional".to_owned()),
         ("code: \"health_permit\"", "code: \"tax_clearance\"", "has the code `tax_clearance`, too".to_owned()),
     ] {
         let said = refused(from, to);

@@ -37,7 +37,7 @@ fn compile(name: &str, source: &str) -> Vec<u8> {
 
 fn department(code: &str) -> Department {
     let kind = ConsumerKind::Government;
-    Department { code: code.parse().unwrap(), name_zh: "局".into(), name_en: "Bureau".into(), kind }
+    Department { code: code.parse().unwrap(), name_zh: "局".into(), name_en: "Bureau".into(), kind, region: None }
 }
 
 fn load(source: &str) -> Result<Catalog, Faults> {
@@ -141,6 +141,7 @@ fn fields() {
         (label("label_en: \"X\" sensitivity: SENSITIVITY_L1"), "needs label_zh and label_en"),
         (label("label_zh: \"X\" sensitivity: SENSITIVITY_L1"), "needs label_zh and label_en"),
         (label("label_zh: \"X\" label_en: \"X\""), "needs a sensitivity"),
+        (format!("{FIELD} int32 x = 2 @;"), "Card.x: must be optional"),
         (format!("{FIELD} map<string, string> x = 2 @;"), "Card.x: is a map"),
         (format!("{FIELD} repeated Card x = 2;"), "Card.x: test.Card holds itself"),
         (format!("{FIELD} repeated Empty x = 2;"), "Card.x: test.Empty has no fields"),
@@ -320,12 +321,10 @@ fn parts_are_checked_as_files_are() {
 fn faults_with(file: &str, content: &str) -> Vec<(Option<usize>, String)> {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("matters")).unwrap();
-    fs::copy(heshan().departments, dir.path().join("departments.toml")).unwrap();
+    fs::copy(heshan().join("departments.toml"), dir.path().join("departments.toml")).unwrap();
     fs::write(dir.path().join(file), content).unwrap();
     fs::write(dir.path().join("matters/notes.txt"), "no matter").unwrap();
-    let mut config = CatalogConfig::default();
-    config.rebase(dir.path());
-    let found = Catalog::load(&config).err().unwrap_or_default().0;
+    let found = Catalog::load(dir.path()).err().unwrap_or_default().0;
     assert!(found.iter().all(|fault| fault.file.ends_with(file)), "{found:?}");
     found.into_iter().map(|fault| (fault.line, fault.message)).collect()
 }
@@ -366,7 +365,7 @@ fn matters_in_files() {
 
 #[test]
 fn departments_in_files() {
-    let sound = fs::read_to_string(heshan().departments).unwrap();
+    let sound = fs::read_to_string(heshan().join("departments.toml")).unwrap();
     let line_of = |text: &str| sound.lines().position(|line| line == text).unwrap() + 1;
     // The entry begins one line above its code.
     let fg = line_of("code = \"FG\"") - 1;
@@ -388,19 +387,22 @@ fn departments_in_files() {
 #[test]
 fn missing_files_are_named() {
     let dir = TempDir::new().unwrap();
-    let mut config = CatalogConfig { descriptor_sets: vec!["own.binpb".into()], ..CatalogConfig::default() };
-    config.rebase(dir.path());
-    let error = Catalog::load(&config).unwrap_err();
+    fs::create_dir(dir.path().join("types")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.path().join("types/own.binpb")).unwrap();
+    let error = Catalog::load(dir.path()).unwrap_err();
     let files: Vec<_> = error.0.iter().map(|fault| fault.file.strip_prefix(dir.path()).unwrap().to_owned()).collect();
-    assert_eq!(files, ["departments.toml", "matters", "own.binpb"].map(PathBuf::from));
+    assert_eq!(files, ["departments.toml", "matters", "types/own.binpb"].map(PathBuf::from));
 }
 
 #[test]
 fn further_types_are_loaded_from_descriptor_sets() {
     let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("own.binpb"), compile("card.proto", &proto(&sound_options(), FIELD, ""))).unwrap();
-    let config = CatalogConfig { descriptor_sets: vec![dir.path().join("own.binpb")], ..heshan() };
-    let catalog = Catalog::load(&config).unwrap();
+    for part in ["departments.toml", "matters"] {
+        std::os::unix::fs::symlink(heshan().join(part), dir.path().join(part)).unwrap();
+    }
+    fs::create_dir(dir.path().join("types")).unwrap();
+    fs::write(dir.path().join("types/own.binpb"), compile("card.proto", &proto(&sound_options(), FIELD, ""))).unwrap();
+    let catalog = Catalog::load(dir.path()).unwrap();
     assert_eq!(catalog.certificate_types().count(), 19 + 1);
     assert_ne!(catalog.hash(), HESHAN.hash());
     catalog.check_subjects(&[subject("holder", &[("no", "7")])]).unwrap();

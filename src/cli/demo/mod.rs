@@ -13,6 +13,7 @@ pub mod population;
 mod record;
 mod refusals;
 pub mod registers;
+pub mod registry;
 mod scene;
 pub mod source;
 
@@ -63,7 +64,7 @@ pub(super) async fn run(args: DemoArgs, out: &mut dyn Write) -> Result<Exit, Fai
     let look = Look::stdout();
     let mut progress = Progress::new(look);
     // Before anything is started, so that a misspelt matter costs nothing.
-    let (matters, detail) = choice(&Catalog::load(&Config::load(&args.config)?.catalog)?, &args)?;
+    let (matters, detail) = choice(&Catalog::load(&Config::load(&args.config)?.policy.bundle)?, &args)?;
     let scene = Scene::set(&args.config, &args.pki, &args.dir, Clock::system(), &mut progress, out).await?;
     progress.clear(out)?;
     scene.describe(out, look)?;

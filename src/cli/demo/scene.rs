@@ -8,13 +8,16 @@ use prost_reflect::DescriptorPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use super::population::Population;
+use super::registry::Registry;
 use super::source::{self, RecordSource};
 use super::{SEED, cast};
 use crate::app::{App, Ended, StartError};
 use crate::catalog::{Catalog, Matter};
 use crate::certs::Store;
+use crate::cli::case::Case;
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
 use crate::cli::table::{Look, Progress, Tone};
@@ -47,6 +50,7 @@ pub(super) struct Scene {
     address: String,
     observe: String,
     sources: Vec<(String, String)>,
+    registry: String,
     config: PathBuf,
     stop: CancellationToken,
     gateway: JoinHandle<Result<Ended, StartError>>,
@@ -72,6 +76,8 @@ impl Scene {
         progress.show(out, "a county of people who do not exist …")?;
         let population = Population::generate(SEED, clock.now().date_in_china());
         let pool = DescriptorPool::decode(crate::pb::DESCRIPTOR_SET)?;
+        let catalog = Catalog::load(&config.policy.bundle)?;
+        let cases = catalog.matters().map(|matter| cast::case(&population, matter)).collect::<Result<Vec<_>, _>>()?;
 
         let stop = CancellationToken::new();
         let mut sources = Vec::new();
@@ -81,6 +87,9 @@ impl Scene {
             let types = source.certificate_types.join(", ");
             sources.push((format!("{} {}", source.department, source.address), types));
         }
+        let registries = [&mut config.registries.case, &mut config.registries.consent].into_iter().flatten();
+        let registry = start_registry(pki_dir, &cases, &stop).await?;
+        registries.for_each(|config| config.address.clone_from(&registry));
 
         progress.show(out, "the gateway …")?;
         config.server.listen.set_port(0);
@@ -93,7 +102,7 @@ impl Scene {
         let (log, trust_domain) = (config.audit.dir.clone(), config.trust_domain.clone());
         let app = App::build(config, clock.clone()).await?;
         let (address, observe) = (format!("https://{}", app.address()?), format!("http://{}", app.observe_address()?));
-        let catalog = app.gateway().catalog.clone();
+        let catalog = app.gateway().policy.load().catalog().clone();
         let gateway = tokio::spawn(app.run(stop.clone()));
 
         progress.show(out, "the platform …")?;
@@ -117,9 +126,8 @@ impl Scene {
         for (name, profile) in [("platform", &platform), ("household", &household)] {
             std::fs::write(dir.join(format!("{name}.toml")), toml::to_string(profile)?)?;
         }
-        for matter in catalog.matters() {
-            let case = cast::case(&population, matter)?;
-            std::fs::write(dir.join(format!("{}.toml", matter.code)), toml::to_string(&case)?)?;
+        for case in &cases {
+            std::fs::write(dir.join(format!("{}.toml", case.matter)), toml::to_string(case)?)?;
         }
         let types: Vec<_> = catalog.certificate_types().map(|kind| kind.code.as_str()).collect();
         let library = RecordSource::new(&pool, &population, &types, clock.clone())?;
@@ -136,6 +144,7 @@ impl Scene {
             address,
             observe,
             sources,
+            registry,
             config: config_file.to_owned(),
             stop,
             gateway,
@@ -152,6 +161,7 @@ impl Scene {
         for (source, types) in &self.sources {
             writeln!(out, "  source     {source}: {types}")?;
         }
+        writeln!(out, "  registers  {}: cases, consents", self.registry)?;
         writeln!(out, "  log        {}", self.log.display())?;
         writeln!(out, "  people     {families} families, {businesses} businesses, none of them real")
     }
@@ -212,11 +222,12 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     let own = Store::new(dir.join("trust"));
     own.init()?;
     own.write()?.promote(&place.read()?, 0)?;
-    for source in &mut config.sources {
-        for path in [&mut source.certificate, &mut source.key] {
-            if let Ok(within) = path.strip_prefix(&config.trust.dir) {
-                *path = own.root().join(within);
-            }
+    let registries = config.registries.case.iter_mut().chain(&mut config.registries.consent);
+    let of_registries = registries.flat_map(|registry| [&mut registry.certificate, &mut registry.key]);
+    let of_sources = config.sources.iter_mut().flat_map(|source| [&mut source.certificate, &mut source.key]);
+    for path in of_registries.chain(of_sources) {
+        if let Ok(within) = path.strip_prefix(&config.trust.dir) {
+            *path = own.root().join(within);
         }
     }
     own.root().clone_into(&mut config.trust.dir);
@@ -246,15 +257,25 @@ async fn start_source(
     clock: &Clock,
     stop: &CancellationToken,
 ) -> Result<String, Failure> {
-    let base = pki.join(format!("sources/{}/{}", config.department, config.name));
+    let types: Vec<_> = config.certificate_types.iter().map(String::as_str).collect();
+    let source = RecordSource::new(pool, population, &types, clock.clone())?;
+    start(pki, &format!("{}/{}", config.department, config.name), source.routes(), stop).await
+}
+
+/// The platform's registers of cases and consents. Tells their address.
+async fn start_registry(pki: &Path, cases: &[Case], stop: &CancellationToken) -> Result<String, Failure> {
+    start(pki, "ZS/platform-registry", Registry::new(cases).routes(), stop).await
+}
+
+/// A server on a free port with one of the PKI's certificates, `DEPARTMENT/name`, for the gateway alone.
+async fn start(pki: &Path, name: &str, routes: Routes, stop: &CancellationToken) -> Result<String, Failure> {
+    let base = pki.join("sources").join(name);
     let (certificate, key) = (std::fs::read(base.with_extension("pem"))?, std::fs::read(base.with_extension("key"))?);
     // The gateway's own department issues its identity.
     let client_ca = std::fs::read(pki.join("ca/ZS.pem"))?;
     let tls = source::tls(&certificate, &key, &client_ca)?;
-    let types: Vec<_> = config.certificate_types.iter().map(String::as_str).collect();
-    let source = RecordSource::new(pool, population, &types, clock.clone())?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = format!("https://{}", listener.local_addr()?);
-    tokio::spawn(source::serve(listener, tls, source, stop.clone()));
+    tokio::spawn(source::serve(listener, tls, routes, stop.clone()));
     Ok(address)
 }

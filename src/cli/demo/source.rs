@@ -29,10 +29,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::pb::department::record_source_service_server::{RecordSourceService, RecordSourceServiceServer};
 use crate::pb::department::{FetchRecordsRequest, FetchRecordsResponse, RecordKey, SourceRecord};
 
-/// Serves a source until `shutdown`, then lets running calls end for at most five seconds.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, source: RecordSource, shutdown: CancellationToken) {
+/// Serves what a department or the platform offers the gateway until `shutdown`, then lets running calls end for at most
+/// five seconds.
+pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, routes: Routes, shutdown: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
-    let routes = Routes::new(RecordSourceServiceServer::new(source)).prepare();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -160,6 +160,11 @@ impl RecordSource {
         let keys = keys.into_iter().map(|(name, value)| RecordKey { name, value }).collect();
         let Ok(found) = shelf.find(keys) else { return Ok(Vec::new()) };
         found.map(|draft| encode(&shelf.message, draft)).collect()
+    }
+
+    /// Its service.
+    pub fn routes(self) -> Routes {
+        Routes::new(RecordSourceServiceServer::new(self)).prepare()
     }
 
     /// Calls answered so far, refusals included.

@@ -70,7 +70,7 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let done = tokio::spawn(serve(listener, tls, source.clone(), stop.clone()));
+        let done = tokio::spawn(serve(listener, tls, source.clone().routes(), stop.clone()));
         Self { address, source, server_ca, client_ca, stop, done }
     }
 

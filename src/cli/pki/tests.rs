@@ -69,7 +69,7 @@ fn the_built_in_settings_name_every_department() {
     assert_eq!(codes, all.split(' ').collect::<Vec<_>>());
     assert!(settings.departments.iter().all(|department| !department.systems.is_empty()));
     let with_sources = settings.departments.iter().filter(|department| !department.sources.is_empty());
-    assert_eq!(with_sources.count(), 13, "whoever provides a certificate type");
+    assert_eq!(with_sources.count(), 14, "whoever provides a certificate type, and the platform with its registers");
 }
 
 #[test]
@@ -153,12 +153,12 @@ fn everything_is_there_and_private_files_are_private() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let summary = make(&out);
-    // Systems: GA, WJ, three of ZS; sources: GA, WJ; the gateway's two.
-    assert_eq!((summary.cas, summary.certificates, summary.token_keys), (4, 9, 4));
+    // Systems: GA, WJ, three of ZS; sources: GA, WJ, ZS; the gateway's two.
+    assert_eq!((summary.cas, summary.certificates, summary.token_keys), (4, 10, 4));
     let files = files(&out);
     // A certificate or JWK Set for each key, a list for each CA, subjects.key, the marker; in the trust directory the lock,
     // the manifest, both of the gateway's identities, its CA, and certificate and list of three departments' CAs.
-    assert_eq!(files.len(), 2 * (4 + 9 + 4) + 4 + 2 + (1 + 1 + 4 + 1 + 2 * 3), "{files:#?}");
+    assert_eq!(files.len(), 2 * (4 + 10 + 4) + 4 + 2 + (1 + 1 + 4 + 1 + 2 * 3), "{files:#?}");
     for file in &files {
         let private = file.extension().is_some_and(|extension| extension == "key") || file.ends_with("trust/lock");
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;

@@ -34,7 +34,8 @@ fn field(number: u32, value: impl AsRef<[u8]>) -> Vec<u8> {
 fn key(name: &str, kind: ValueKind, value: &str, matches: &[&str]) -> SubjectKey {
     let ty = person();
     let matches = matches.iter().fold(Fields::EMPTY, |all, path| all | ty.expand(path).unwrap());
-    SubjectKey { name: name.into(), kind, value: value.into(), matches }
+    let (role, attribute) = ("child".into(), name.into());
+    SubjectKey { name: name.into(), kind, role, attribute, value: value.into(), matches }
 }
 
 fn answers(keys: &[SubjectKey], record: &[Vec<u8>], echoed: &[(&str, &str)]) -> bool {

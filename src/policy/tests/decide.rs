@@ -8,10 +8,10 @@ use proptest::sample::subsequence;
 use time::Date;
 use time::macros::date;
 
-use super::super::decide::{Ask, Table, WithheldReason};
+use super::super::decide::{Ask, Table};
 use super::super::grant::{Deny, Grant};
-use super::super::{Mask, Mode, Permit, Policy, is_under_14};
-use super::{certificate_type, department, entry, file, known, load, text};
+use super::super::{FactSet, Given, Mask, Mode, Permit, Policy, Truths, WithheldReason, is_under_14};
+use super::{certificate_type, department, entry, file, forms, known, load, text};
 use crate::catalog::{CertificateType, Fields};
 use crate::identity::Basis;
 use crate::pb;
@@ -59,20 +59,22 @@ impl Question<'_> {
             basis: self.basis,
             reference: self.reference,
             minor: self.minor,
+            mode: Mode::Query,
             today: self.today,
+            given: &Given::default(),
         };
-        policy.table.decide(&ask, policy.hash)
+        policy.table.decide(&ask, Truths::NONE, policy.hash)
     }
 }
 
 /// Per leaf in the order of the type: `path`, `path~mask` or `path!REASON`.
 fn shape(permit: &Permit) -> Vec<String> {
-    let ty = permit.certificate_type();
-    let mut lines: Vec<_> = permit.released().iter().map(|leaf| (leaf, ty.path(leaf).to_owned())).collect();
-    for (mask, fields) in permit.masked() {
+    let (ty, forms) = (permit.certificate_type(), forms(permit));
+    let mut lines: Vec<_> = forms.released.iter().map(|leaf| (leaf, ty.path(leaf).to_owned())).collect();
+    for (mask, fields) in &forms.masked {
         lines.extend(fields.iter().map(|leaf| (leaf, format!("{}~{}", ty.path(leaf), mask.name()))));
     }
-    lines.extend(permit.withheld().iter().map(|(leaf, why)| (*leaf, format!("{}!{}", ty.path(*leaf), why.name()))));
+    lines.extend(permit.withheld().iter().map(|at| (at.leaf, format!("{}!{}", ty.path(at.leaf), at.reason.name()))));
     lines.sort();
     lines.into_iter().map(|(_, line)| line).collect()
 }
@@ -117,7 +119,7 @@ fn each_reason_has_its_case() {
         assert_eq!(permit.refusal().map(|refusal| refusal.reason.name()), refused, "case {at}");
         assert_eq!(permit.may_release(), refused.is_none());
         assert_eq!(permit.fetch_fields().is_empty(), refused.is_some());
-        assert_eq!(permit.grants().len(), usize::from(refused.is_none()));
+        assert_eq!(forms(&permit).grants.len(), usize::from(refused.is_none()));
     }
 }
 
@@ -146,8 +148,9 @@ fn the_basis_is_checked_per_grant() {
     let number = "fields = [\"mother.id_no\"]";
     let policy = policy(&[&format!("{number}\nbasis = [\"甲法\"]"), &format!("{number}\nbasis = [\"乙法\"]")]);
     let ask = |reference| Question { want: &["mother.id_no"], reference, ..Question::default() }.to(&policy);
-    assert_eq!(ask("甲法").grants().iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["g0"]);
-    assert_eq!(ask("乙法").grants().iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["g1"]);
+    let givers = |permit: Permit| forms(&permit).grants;
+    assert_eq!(givers(ask("甲法")).iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["g0"]);
+    assert_eq!(givers(ask("乙法")).iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["g1"]);
     assert!(!ask("丙法").may_release());
 }
 
@@ -182,7 +185,7 @@ fn what_identifies_the_record_is_fetched_though_not_granted() {
     let permit = Question::default().to(&policy(&[""]));
     let paths: Vec<_> = permit.fetch_fields().iter().map(|leaf| permit.certificate_type().path(leaf)).collect();
     assert_eq!(paths, ["infant_name", "mother.id_no"]);
-    assert!(!permit.released().intersects(permit.certificate_type().expand("mother.id_no").unwrap()));
+    assert!(!forms(&permit).released.intersects(permit.certificate_type().expand("mother.id_no").unwrap()));
 }
 
 #[test]
@@ -199,9 +202,11 @@ fn a_type_of_another_catalog_gets_nothing() {
         basis: Basis::StatutoryDuty,
         reference: CITED,
         minor: false,
+        mode: Mode::Query,
         today: TODAY,
+        given: &Given::default(),
     };
-    assert!(!policy.table.decide(&ask, policy.hash).may_release());
+    assert!(!policy.table.decide(&ask, Truths::NONE, policy.hash).may_release());
 }
 
 #[test]
@@ -260,6 +265,7 @@ prop_compose! {
             mode: Mode::ALL[mode],
             fields,
             masks,
+            when: FactSet::EMPTY,
             valid_from: start + time::Duration::days(from),
             valid_until: start + time::Duration::days(from + days),
             replaces: String::new(),
@@ -281,10 +287,11 @@ fn five_leaves() -> Arc<CertificateType> {
 
 /// How much of a leaf is shown: 0 nothing, most for clear.
 fn openness(permit: &Permit, leaf: usize) -> usize {
-    if permit.released().contains(leaf) {
+    let forms = forms(permit);
+    if forms.released.contains(leaf) {
         return usize::MAX;
     }
-    let mask = permit.masked().iter().find(|(_, fields)| fields.contains(leaf));
+    let mask = forms.masked.iter().find(|(_, fields)| fields.contains(leaf));
     mask.map_or(0, |(mask, _)| Mask::ALL.len() - *mask as usize)
 }
 
@@ -312,30 +319,40 @@ proptest! {
             basis: if consent { Basis::Consent } else { Basis::StatutoryDuty },
             reference,
             minor,
+            mode: Mode::Query,
             today: TODAY,
+            given: &Given::default(),
         };
         let decide = |grants: &[Arc<Grant>], denies: &[Deny]| {
-            Table::new(grants, denies, |_| Some(Arc::clone(&ty))).decide(&ask, PolicyHash([0; 32]))
+            Table::new(grants, denies, Arc::default(), |_| Some(Arc::clone(&ty)))
+                .decide(&ask, Truths::NONE, PolicyHash([0; 32]))
         };
         let all = decide(&grants, &[]);
         let mut fewer = grants.clone();
         fewer.remove(removed.index(grants.len()));
         let fewer = decide(&fewer, &[]);
-        let deny = Deny { consumers: None, matter: "newborn".into(), certificate_type: "t".into(), fields: denied };
+        let deny = Deny {
+            consumers: None,
+            matter: "newborn".into(),
+            certificate_type: "t".into(),
+            fields: denied,
+            when: FactSet::EMPTY,
+        };
         let with_deny = decide(&grants, &[deny]);
-        let given = all.masked().iter().fold(all.released(), |given, (_, fields)| given | *fields);
+        let given = forms(&all).masked.iter().fold(forms(&all).released, |given, (_, fields)| given | *fields);
         for leaf in 0..LEAVES {
             let open = openness(&all, leaf);
             prop_assert!(openness(&fewer, leaf) <= open);
             prop_assert_eq!(openness(&with_deny, leaf), if denied.contains(leaf) { 0 } else { open });
             // Each field asked for is released, masked or withheld with a reason; each other field nothing at all.
-            let withheld = all.withheld().iter().filter(|(of, _)| *of == leaf).count();
+            let withheld = all.withheld().iter().filter(|at| at.leaf == leaf).count();
             prop_assert_eq!(withheld + usize::from(given.contains(leaf)), usize::from(want.contains(leaf)));
         }
         prop_assert!(!given.contains(0), "nobody may have it");
         prop_assert_eq!(all.may_release(), !given.is_empty());
         let shuffled: Vec<_> = grants.iter().rev().cloned().collect();
         let again = decide(&shuffled, &[]);
-        prop_assert_eq!((all.released(), all.masked(), all.withheld()), (again.released(), again.masked(), again.withheld()));
+        let (one, other) = (forms(&all), forms(&again));
+        prop_assert_eq!((one.released, &one.masked, all.withheld()), (other.released, &other.masked, again.withheld()));
     }
 }

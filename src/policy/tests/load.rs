@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::super::{Policy, PolicyConfig};
-use super::{entry, file, known, load};
+use super::super::{Policy, PolicyConfig, PolicyHash};
+use super::{entry, file, load, nothing};
 use crate::catalog::{Fault, Faults};
 use crate::policy::check::Known;
 use crate::policy::file::{GrantFile, read_all};
@@ -165,9 +165,7 @@ fn all_faults_of_all_files_are_found_with_their_lines() {
 
 #[test]
 fn the_hash_covers_every_file_its_name_and_the_catalog() {
-    let hash = |files: &[GrantFile], catalog: [u8; 32]| {
-        *Policy::compile(files, known(), &catalog, Faults::default()).unwrap().hash()
-    };
+    let hash = |files: &[GrantFile], catalog: [u8; 32]| PolicyHash::over(files, [None, None], &catalog);
     let one = || file("newborn", "WJ", &entry(""));
     let base = hash(&[one()], [0; 32]);
     assert_eq!(base, hash(&[one()], [0; 32]));
@@ -175,6 +173,10 @@ fn the_hash_covers_every_file_its_name_and_the_catalog() {
     assert_ne!(base, hash(&[file("newborn", "WJ", &(entry("") + "# seen"))], [0; 32]));
     assert_ne!(base, hash(&[one(), file("newborn", "SW", "")], [0; 32]));
     assert_ne!(hash(&[file("newborn", "WJ", "")], [0; 32]), hash(&[file("newborn", "SW", "")], [0; 32]));
+    let facts = ("facts.toml".into(), "[[fact]]".to_owned());
+    let with = |conditions| PolicyHash::over(&[one()], conditions, &[0; 32]);
+    assert_ne!(base, with([Some(&facts), None]));
+    assert_ne!(with([Some(&facts), None]), with([None, Some(&facts)]));
     assert!(base.to_string().starts_with("sha256:") && base.to_string().len() == 71);
 }
 
@@ -205,13 +207,13 @@ fn files_are_read_from_their_places_only() {
     let mut nowhere = Faults::default();
     read_all(&dir.path().join("none"), &mut nowhere);
     assert_eq!(nowhere.0.len(), 1);
-    assert!(Policy::compile(&[], &Known::default(), &[0; 32], nowhere).is_err());
+    assert!(Policy::compile(&[], &Known::default(), nothing(), PolicyHash([0; 32]), nowhere).is_err());
 }
 
 #[test]
 fn the_configuration_is_strict_and_relative_to_its_file() {
     let mut config: PolicyConfig = toml::from_str("").unwrap();
     config.rebase("/etc/oncegate".as_ref());
-    assert_eq!(config.grants, std::path::Path::new("/etc/oncegate/grants"));
-    assert!(toml::from_str::<PolicyConfig>("grant = \"x\"").is_err());
+    assert_eq!(config.bundle, std::path::Path::new("/etc/oncegate/policy"));
+    assert!(toml::from_str::<PolicyConfig>("bundel = \"x\"").is_err());
 }

@@ -18,10 +18,11 @@ use time::macros::date;
 use super::check::Known;
 use super::decide::{Ask, Table};
 use super::file::GrantFile;
-use super::{Mask, Mode, Policy, PolicyHash};
+use super::settle::Forms;
+use super::{FactSet, Given, Mask, Mode, Policy, PolicyHash, ProjectError, Projected, Truths};
 use crate::catalog::{
-    CertificateType, Child, ConsumerKind, Faults, Fields, Leaf, LookupKey, LookupSet, Matter, Node, SharingClass,
-    ValueKind, Wire,
+    Catalog, CertificateType, Child, ConsumerKind, Department, Faults, Fields, Leaf, LookupKey, LookupSet, Matter,
+    Node, SharingClass, ValueKind, Wire,
 };
 use crate::identity::Basis;
 use crate::ids::DepartmentCode;
@@ -108,6 +109,7 @@ fn node(fields: &[FieldSpec], prefix: &str, numbers: &[u32], leaves: &mut Vec<Le
                     sensitivity: 3,
                     kind: *kind,
                     wire: *wire,
+                    boolean: false,
                     mask: mask.map(Into::into),
                 });
                 Child::Leaf { leaf: leaves.len() - 1, wire: *wire, repeated: field.repeated }
@@ -181,6 +183,7 @@ fn made_up() -> Known {
         ("XQ", ConsumerKind::Government),
     ];
     Known {
+        vocabulary: Arc::default(),
         types: [birth, tax].into_iter().map(|ty| (ty.code.clone(), Arc::new(ty))).collect(),
         matters: BTreeMap::from([
             ("newborn".into(), Arc::new(matter(&["户口登记条例 第七条", "母婴保健法 第二十三条"]))),
@@ -213,7 +216,32 @@ pub(super) fn entry(changes: &str) -> String {
 }
 
 pub(super) fn load(files: &[GrantFile]) -> Result<Policy, Faults> {
-    Policy::compile(files, known(), &[7; 32], Faults::default())
+    Policy::compile(files, known(), nothing(), PolicyHash([7; 32]), Faults::default())
+}
+
+/// A catalog in which nobody is registered: made-up types stand beside it.
+pub(super) fn nothing() -> Arc<Catalog> {
+    static NOTHING: LazyLock<Arc<Catalog>> = LazyLock::new(|| {
+        Arc::new(Catalog::from_parts(&[crate::pb::DESCRIPTOR_SET], registered(), Vec::new()).unwrap())
+    });
+    NOTHING.clone()
+}
+
+/// The departments that provide the built-in types.
+fn registered() -> Vec<Department> {
+    let bundle = std::path::Path::new("deploy/heshan/policy");
+    Catalog::load(bundle).unwrap().departments().cloned().collect()
+}
+
+/// What a permit comes to if no condition is on the record.
+pub(super) fn forms(permit: &super::Permit) -> Forms {
+    assert!(permit.record_facts.is_empty());
+    super::settle::forms(permit, Truths::NONE)
+}
+
+/// Settles and projects.
+pub(super) fn project(permit: &super::Permit, record: &[u8]) -> Result<Projected, ProjectError> {
+    super::project(&super::settle(permit, record)?)
 }
 
 /// A permit for exactly these fields of a type.
@@ -229,6 +257,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
         mode: Mode::Query,
         fields: released | all_masked,
         masks: masked.to_vec(),
+        when: FactSet::EMPTY,
         valid_from: Date::MIN,
         valid_until: Date::MAX,
         replaces: String::new(),
@@ -237,7 +266,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
         scene: String::new(),
         provider_consent: String::new(),
     };
-    let table = Table::new(&[Arc::new(grant)], &[], |_| Some(Arc::clone(ty)));
+    let table = Table::new(&[Arc::new(grant)], &[], Arc::default(), |_| Some(Arc::clone(ty)));
     let want = (0..ty.leaves.len()).collect();
     let consumer = department("GA");
     table.decide(
@@ -251,8 +280,11 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
             basis: Basis::Consent,
             reference: "c",
             minor: false,
+            mode: Mode::Query,
             today: date!(2026 - 06 - 01),
+            given: &Given::default(),
         },
+        Truths::NONE,
         PolicyHash([0; 32]),
     )
 }

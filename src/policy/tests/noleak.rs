@@ -6,8 +6,8 @@ use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::super::Mask;
 use super::super::grant::{Deny, Grant};
-use super::super::{Mask, project};
 use super::project::{Writer, contains, put, random_fields};
 use super::*;
 use crate::pb::gateway as pb;
@@ -55,6 +55,7 @@ fn random_grant(rng: &mut StdRng, ty: &CertificateType, number: usize) -> Grant 
         mode: pick(rng, &[Mode::Verify, Mode::Query, Mode::Query, Mode::File]),
         fields,
         masks,
+        when: FactSet::EMPTY,
         valid_from: TODAY - time::Duration::days(3) + days(rng, 4),
         valid_until: TODAY + time::Duration::days(3) + days(rng, 4),
         replaces: String::new(),
@@ -126,9 +127,10 @@ proptest! {
                 matter: pick(&mut rng, &MATTERS).to_owned(),
                 certificate_type: "t".into(),
                 fields: some_leaves(&mut rng, ty.leaves.len(), 0.3),
+                when: FactSet::EMPTY,
             })
             .collect();
-        let table = Table::new(&grants, &denies, |_| Some(Arc::clone(&ty)));
+        let table = Table::new(&grants, &denies, Arc::default(), |_| Some(Arc::clone(&ty)));
         let consumer = department(pick(&mut rng, &CONSUMERS));
         let ask = Ask {
             consumer: &consumer,
@@ -140,9 +142,11 @@ proptest! {
             basis: pick(&mut rng, &[Basis::StatutoryDuty, Basis::Consent]),
             reference: pick(&mut rng, &["", CITATIONS[0], CITATIONS[1]]),
             minor: rng.random_bool(0.3),
+            mode: Mode::Query,
             today: TODAY,
+            given: &Given::default(),
         };
-        let permit = table.decide(&ask, PolicyHash([7; 32]));
+        let permit = table.decide(&ask, Truths::NONE, PolicyHash([7; 32]));
         let forms: Vec<_> = (0..ty.leaves.len()).map(|leaf| reading(&grants, &denies, &ty, &ask, leaf)).collect();
 
         // Several records, with unknown fields, doubled ones, wrong encodings, and a message of another type inside.

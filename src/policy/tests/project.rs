@@ -11,9 +11,9 @@ use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, Fi
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::{Mask, Permit, ProjectError, project};
+use super::super::{Mask, Permit, ProjectError};
 use super::noleak::cases;
-use super::{FieldSpec, Spec, certificate_type, message, permit, text};
+use super::{FieldSpec, Spec, certificate_type, forms, message, permit, project, text};
 use crate::catalog::{CertificateType, Fields, ValueKind, Wire};
 
 /// A random type: up to five fields a message, messages up to three deep.
@@ -199,7 +199,7 @@ fn filter(source: &DynamicMessage, fields: &[FieldSpec], first_leaf: usize, perm
                 (Spec::Message(inner), Value::Message(of_field)) => {
                     Some(Value::Message(filter(&of_field, inner, leaf, permit)))
                 }
-                (_, value) if permit.released().contains(leaf) => Some(value),
+                (_, value) if forms(permit).released.contains(leaf) => Some(value),
                 (_, Value::String(text)) => mask_of(permit, leaf).apply(&text).map(Value::String),
                 _ => None,
             });
@@ -218,11 +218,11 @@ fn filter(source: &DynamicMessage, fields: &[FieldSpec], first_leaf: usize, perm
 }
 
 fn wanted(permit: &Permit) -> Fields {
-    permit.masked().iter().fold(permit.released(), |all, (_, fields)| all | *fields)
+    forms(permit).masked.iter().fold(forms(permit).released, |all, (_, fields)| all | *fields)
 }
 
 fn mask_of(permit: &Permit, leaf: usize) -> Mask {
-    permit.masked().iter().find(|(_, fields)| fields.contains(leaf)).unwrap().0
+    forms(permit).masked.iter().find(|(_, fields)| fields.contains(leaf)).unwrap().0
 }
 
 fn random_permit(rng: &mut StdRng, ty: &Arc<CertificateType>) -> Permit {
@@ -279,17 +279,17 @@ proptest! {
 
         for (leaf, marker) in &writer.markers {
             let left = contains(&projected.bytes, marker);
-            prop_assert_eq!(left, permit.released().contains(*leaf), "{}", ty.path(*leaf));
+            prop_assert_eq!(left, forms(&permit).released.contains(*leaf), "{}", ty.path(*leaf));
         }
         // What was planted was seen, and is reported in the form it left in.
         let seen: Fields = writer.markers.iter().map(|(leaf, _)| *leaf).collect();
-        prop_assert!(projected.released.covers(seen & permit.released()));
-        prop_assert!(permit.released().covers(projected.released));
+        prop_assert!(projected.released.covers(seen & forms(&permit).released));
+        prop_assert!(forms(&permit).released.covers(projected.released));
         for (leaf, mask) in &projected.masked {
             prop_assert_eq!(*mask, mask_of(&permit, *leaf));
         }
         let masked: Fields = projected.masked.iter().map(|(leaf, _)| *leaf).collect();
-        prop_assert!(masked.covers(seen & (wanted(&permit) - permit.released())));
+        prop_assert!(masked.covers(seen & (wanted(&permit) - forms(&permit).released)));
 
         // Damaged: refused, or still a message of released fields only.
         let mut damaged = noisy.clone();
