@@ -426,8 +426,8 @@ async fn follow_keys(gateway: Arc<Gateway>) {
             Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
             Err(_) => tracing::error!("following the token keys failed"),
         }
-        gateway.connectors.follow().await;
-        for rotation in gateway.connectors.rotations().into_iter().chain([gateway.tokens.rotation()]) {
+        tokio::join!(gateway.connectors.follow(), gateway.registries.follow());
+        for rotation in api::trust::rotations(&gateway) {
             gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
         }
     }
