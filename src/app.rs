@@ -17,16 +17,18 @@ use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
 use crate::audit::{Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
-use crate::certs::{self, Gate, Generation};
+use crate::certs::{self, Gate, Keeper, Opened};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::connectors::{Connectors, Registries};
-use crate::identity::TokenVerifier;
+use crate::identity::{TokenVerifier, Tokens};
+use crate::ids::DepartmentCode;
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::{Policy, Record, Rules, Store, StoreError};
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, TrustState};
+use crate::watched;
 
 /// How often counters are carried over and the health is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -72,7 +74,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Loaded {
     /// The listener's trust material.
-    pub generation: Generation,
+    pub trust: Opened,
     /// Issuers' keys and platforms.
     pub tokens: TokenVerifier,
     /// Catalog, conditions and grants.
@@ -102,7 +104,12 @@ impl Loaded {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let limits = Arc::new(Limits::new(&config.limits));
 
-        let generation = gather(&mut faults, Generation::load(1, &config.tls, &config.trust_domain, clock));
+        let trust = gather(&mut faults, Opened::open(&config.trust, &config.trust_domain, clock));
+        config.hardening.check(&config.file, &mut faults);
+        config.calls.check(&config.file, &mut faults);
+        if let Err(error) = config.telemetry.check() {
+            faults.of(&config.file, error.to_string());
+        }
         if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
@@ -112,7 +119,17 @@ impl Loaded {
         // What names departments and types can be checked if the catalog is sound, though grants may not be.
         let catalog = catalog.or_else(|| Catalog::read(bundle, &mut Faults::default()).map(Arc::new));
         let loaded = catalog.map(|catalog| {
-            let registered = |code: &crate::ids::DepartmentCode| catalog.department(code).is_some();
+            let registered = |code: &DepartmentCode| catalog.department(code).is_some();
+            for code in config.limits.providers.keys().filter(|code| !registered(code)) {
+                faults.of(&config.file, format!("limits.providers: no department {code} in the catalog"));
+            }
+            let bound = trust.iter().flat_map(|trust| &trust.generation.manifest().client_cas);
+            for (ca, code) in bound.flat_map(|ca| ca.departments.iter().map(move |code| (&ca.name, code))) {
+                if code.parse().is_ok_and(|code| !registered(&code)) {
+                    let message = format!("client CA {ca}: no department {code} in the catalog");
+                    faults.of(&config.trust.dir, message);
+                }
+            }
             let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
             let cache = AnswerCache::new(&config.cache, clock.clone());
             let connectors = Connectors::new(
@@ -129,15 +146,15 @@ impl Loaded {
         });
         let registries = gather(&mut faults, Registries::new(&config.registries, metrics.clone()));
         faults.0.extend(policy.iter().flat_map(|policy| unserved(policy, config).0));
-        match (generation, loaded, registries, policy, rules, faults.0.is_empty()) {
+        match (trust, loaded, registries, policy, rules, faults.0.is_empty()) {
             (
-                Some(generation),
+                Some(trust),
                 Some((Some(tokens), Some(connectors))),
                 Some(registries),
                 Some(policy),
                 Some(rules),
                 true,
-            ) => Ok(Self { generation, tokens, policy, connectors, registries, rules, limits, metrics }),
+            ) => Ok(Self { trust, tokens, policy, connectors, registries, rules, limits, metrics }),
             _ => Err(faults),
         }
     }
@@ -147,7 +164,7 @@ impl Loaded {
 #[derive(Debug)]
 pub struct App {
     gateway: Arc<Gateway>,
-    gate: Arc<Gate>,
+    keeper: Arc<Keeper>,
     services: Guard<Routes>,
     health: HealthReporter,
     listener: TcpListener,
@@ -175,10 +192,10 @@ impl App {
             Some(_) => faults,
             None => faults.moved(&serving, bundle),
         })?;
-        let Loaded { generation, tokens, policy, connectors, registries, rules, limits, metrics } = loaded;
+        let Loaded { trust, tokens, policy, connectors, registries, rules, limits, metrics } = loaded;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
-        let start = StartInfo { gateway: generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
+        let start = StartInfo { gateway: trust.generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
         let number = match current {
             Some(current) if current.record.hash == policy.hash().to_string() => current.number,
             Some(current) => return Err(altered(&current.dir, &policy).into()),
@@ -189,6 +206,9 @@ impl App {
         };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
 
+        let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
+        let (domain, issuers) = (&config.trust_domain, config.identity.clone());
+        let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
         let gateway = Arc::new(Gateway {
             tokens,
             limits,
@@ -200,13 +220,14 @@ impl App {
             metrics,
         });
         let started_at = clock.now();
-        let gate = Gate::new(generation, config.hardening.clone(), clock)?;
+        let hardening = config.hardening.clone();
+        let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, hardening, clock))?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let services = api::services(gateway.clone(), config.calls.clone(), health_service)?;
         let admin = config.admin.clone();
         let fits = Fits(Arc::new(move |policy| unfit(policy, &config)));
         let desk = Arc::new(PolicyDesk::new(gateway.clone(), store, rules, fits, number));
-        Ok(Self { gateway, gate, services, health, listener, observe, admin, desk, started_at })
+        Ok(Self { gateway, keeper, services, health, listener, observe, admin, desk, started_at })
     }
 
     /// Where the gateway listens.
@@ -235,13 +256,13 @@ impl App {
     /// # Errors
     /// If the admin socket can't be made.
     pub async fn run(self, stop: CancellationToken) -> Result<Ended, StartError> {
-        let problems = problems(self.gateway.clone(), self.gate.clone(), stop.clone());
+        let problems = problems(self.gateway.clone(), self.keeper.clone(), stop.clone());
         let ended = CancellationToken::new();
         if let Some(config) = self.admin {
             let what = format!("admin socket {}", config.socket.display());
             let admin = Admin {
                 gateway: self.gateway.clone(),
-                gate: self.gate.clone(),
+                keeper: self.keeper.clone(),
                 started_at: self.started_at,
                 problems: problems.clone(),
                 desk: self.desk.clone(),
@@ -261,7 +282,10 @@ impl App {
             ready,
             ended.clone().cancelled_owned(),
         ));
-        let ticker = tokio::spawn(tick(self.gateway.clone(), self.gate.clone(), self.health.clone(), problems));
+        let follower =
+            tokio::spawn(self.keeper.clone().run(api::record_followed(self.gateway.clone(), self.keeper.clone())));
+        let keys = tokio::spawn(follow_keys(self.gateway.clone()));
+        let ticker = tokio::spawn(tick(self.gateway.clone(), self.keeper.clone(), self.health.clone(), problems));
 
         let health = self.health.clone();
         let shutdown = async move {
@@ -269,8 +293,10 @@ impl App {
             tracing::info!("draining");
             set_health(&health, ServingStatus::NotServing).await;
         };
-        let cut = certs::serve(self.listener, self.gate, self.services, shutdown).await;
+        let cut = certs::serve(self.listener, self.keeper.gate().clone(), self.services, shutdown).await;
         ticker.abort();
+        follower.abort();
+        keys.abort();
         self.gateway.record_counted().await;
         let ended_as = if cut == 0 { Ended::Drained } else { Ended::Cut(cut) };
         let journal = self.gateway.journal.clone();
@@ -331,7 +357,7 @@ async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, StartError
 }
 
 /// What keeps the gateway from taking calls: readiness tells the truth.
-fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> Problems {
+fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken) -> Problems {
     Problems(Arc::new(move || {
         let mut found = Vec::new();
         if stop.is_cancelled() {
@@ -340,7 +366,7 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
         if !gateway.journal.is_writable() {
             found.push("the access log can't be written".to_owned());
         }
-        if gate.current().leaf_not_after() <= gateway.clock.now() {
+        if keeper.gate().current().leaf_not_after() <= gateway.clock.now() {
             found.push("the server's certificate has expired".to_owned());
         }
         let policy = gateway.policy.load();
@@ -352,16 +378,37 @@ fn problems(gateway: Arc<Gateway>, gate: Arc<Gate>, stop: CancellationToken) -> 
     }))
 }
 
-async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, problems: Problems) {
+/// Lets token keys and the identities towards departments change while the gateway runs.
+async fn follow_keys(gateway: Arc<Gateway>) {
+    let mut ticks = tokio::time::interval(watched::POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let keys = gateway.clone();
+        match tokio::task::spawn_blocking(move || keys.tokens.follow()).await {
+            Ok(None) => {}
+            Ok(Some(Ok(()))) => tracing::info!("other token keys are used"),
+            Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
+            Err(_) => tracing::error!("following the token keys failed"),
+        }
+        gateway.connectors.follow().await;
+        for rotation in gateway.connectors.rotations().into_iter().chain([gateway.tokens.rotation()]) {
+            gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
+        }
+    }
+}
+
+async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
     loop {
         ticks.tick().await;
         gateway.record_counted().await;
         let metrics = &gateway.metrics;
+        let gate = keeper.gate();
         metrics.connections(gate.status().connections);
         metrics.log_writable(gateway.journal.is_writable());
-        metrics.leaf_expiry(gate.current().leaf_not_after());
+        tell_trust(metrics, &keeper);
         let found = (problems.0)();
         if serving != Some(found.is_empty()) {
             serving = Some(found.is_empty());
@@ -373,6 +420,21 @@ async fn tick(gateway: Arc<Gateway>, gate: Arc<Gate>, health: HealthReporter, pr
             }
         }
     }
+}
+
+fn tell_trust(metrics: &Metrics, keeper: &Keeper) {
+    let (generation, status) = (keeper.gate().current(), keeper.gate().status());
+    let staged = keeper.store().staged().ok().flatten();
+    metrics.trust(&TrustState {
+        generation: generation.number(),
+        on_disk: keeper.number_on_disk().unwrap_or(generation.number()),
+        staged_at: staged.and_then(|staged| staged.written_at()).unwrap_or_default(),
+        refused: keeper.refused().is_some(),
+        expiries: generation.expiries().iter().map(|part| (part.what.kind(), part.what.name(), part.at)).collect(),
+        drained: status.drained,
+        killed: status.killed,
+        handshakes_refused: keeper.gate().refused_handshakes().into_iter().collect(),
+    });
 }
 
 /// The gateway as a whole, and each of its services by name, as the gRPC health protocol has it.

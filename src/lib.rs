@@ -2,7 +2,7 @@
 //! records every look before the answer leaves. `docs/architecture.md` draws the path of a request.
 //!
 //! Rooms, lowest first; each imports only from rows above it (a test reads the imports):
-//! 1. [`ids`], [`clock`], [`telemetry`], [`pb`]
+//! 1. [`ids`], [`clock`], [`watched`], [`telemetry`], [`pb`]
 //! 2. [`catalog`], [`identity`]
 //! 3. [`limits`], [`cache`], [`audit`], [`certs`]
 //! 4. [`policy`]
@@ -30,3 +30,4 @@ pub mod lookup;
 pub mod pb;
 pub mod policy;
 pub mod telemetry;
+pub mod watched;

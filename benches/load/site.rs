@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use oncegate::cli::case::Case;
 use oncegate::cli::client::{Profile, TokenFor};
+use oncegate::cli::demo::registry::Registry;
 use oncegate::cli::demo::{numbers, source};
 use oncegate::cli::pki::{self, PkiSettings};
 use oncegate::clock::Clock;
@@ -60,9 +62,10 @@ impl Site {
         let out = dir.path().join("pki");
         let settings = PkiSettings::built_in().unwrap();
         pki::generate(&out, &settings, false, &Clock::system(), &oncegate::cli::audit_keys).unwrap();
-        let birth = department(&out).await;
+        let (birth, registry) = (department(&out).await, platform(&out).await);
         let config = dir.path().join("gateway.toml");
-        std::fs::write(&config, configuration(&out, &birth)).unwrap();
+        write_bundle(dir.path());
+        std::fs::write(&config, configuration(&out, &birth, &registry)).unwrap();
         let mut gateway = on_core(CORES[0])
             .arg(env!("CARGO_BIN_EXE_oncegate"))
             .args(["serve", "--config"])
@@ -178,19 +181,33 @@ fn profile(out: &Path, address: &str) -> Profile {
     }
 }
 
+fn heshan() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/heshan")
+}
+
+/// The reference bundle, less the condition that every subject is in the case: here one case is of all the mothers.
+fn write_bundle(dir: &Path) {
+    let (from, to) = (heshan().join("policy"), dir.join("policy"));
+    std::fs::create_dir_all(to.join("grants/newborn_birth")).unwrap();
+    for part in ["departments.toml", "matters", "facts.toml", "holidays.toml"] {
+        std::os::unix::fs::symlink(from.join(part), to.join(part)).unwrap();
+    }
+    let grants = "grants/newborn_birth/WJ.toml";
+    let text = std::fs::read_to_string(from.join(grants)).unwrap();
+    let all = "when = [\"case_open\", \"subject_in_case\"]";
+    assert!(text.contains(all));
+    std::fs::write(to.join(grants), text.replace(all, "when = [\"case_open\"]")).unwrap();
+}
+
 /// The reference deployment on free ports, with limits that do not bind: they are kept and counted all the same.
-fn configuration(out: &Path, birth: &str) -> String {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/heshan");
-    let here = here.to_str().unwrap();
-    let mut text = std::fs::read_to_string(format!("{here}/gateway.toml")).unwrap();
+fn configuration(out: &Path, birth: &str, registry: &str) -> String {
+    let mut text = std::fs::read_to_string(heshan().join("gateway.toml")).unwrap();
     for (from, to) in [
         ("../../certs-dev/out", out.to_str().unwrap()),
-        ("\"departments.toml\"", &format!("\"{here}/departments.toml\"")),
-        ("\"matters\"", &format!("\"{here}/matters\"")),
-        ("\"grants\"", &format!("\"{here}/grants\"")),
         ("127.0.0.1:7443", "127.0.0.1:0"),
         ("127.0.0.1:7490", "127.0.0.1:0"),
         ("https://127.0.0.1:7451", birth),
+        ("https://127.0.0.1:7461", registry),
         ("max_connections = 4096", "max_connections = 16384"),
         ("max_connections_per_address = 128", "max_connections_per_address = 16384"),
         ("max_connections_per_identity = 64", "max_connections_per_identity = 16384"),
@@ -264,13 +281,32 @@ impl RecordSourceService for Birth {
     }
 }
 
-/// Serves the source within this process and tells its address.
+/// The department's source. Tells its address.
 async fn department(out: &Path) -> String {
-    let read = |path: &str| std::fs::read(out.join(path)).unwrap();
-    let tls = source::tls(&read("sources/WJ/birth.pem"), &read("sources/WJ/birth.key"), &read("ca/ZS.pem")).unwrap();
     let pool = DescriptorPool::decode(oncegate::pb::DESCRIPTOR_SET).unwrap();
     let message = pool.get_message_by_name("oncegate.records.v1.BirthMedicalCertificate").unwrap();
     let routes = Routes::new(RecordSourceServiceServer::new(Birth(Arc::new(message)))).prepare();
+    serve(out, "WJ/birth", routes).await
+}
+
+/// The platform's registers, in which the case is open. Tells their address.
+async fn platform(out: &Path) -> String {
+    let case = Case {
+        matter: "newborn_birth".to_owned(),
+        case_id: CASE.to_owned(),
+        citation: String::new(),
+        consent: String::new(),
+        purpose: String::new(),
+        subjects: Vec::new(),
+    };
+    serve(out, "ZS/platform-registry", Registry::new([&case]).routes()).await
+}
+
+/// Serves within this process, with one of the PKI's certificates.
+async fn serve(out: &Path, name: &str, routes: Routes) -> String {
+    let read = |path: String| std::fs::read(out.join(path)).unwrap();
+    let (certificate, key) = (read(format!("sources/{name}.pem")), read(format!("sources/{name}.key")));
+    let tls = source::tls(&certificate, &key, &read("ca/ZS.pem".to_owned())).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {

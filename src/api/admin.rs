@@ -18,12 +18,14 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::policy::PolicyAdmin;
 use super::policy_desk::PolicyDesk;
-use crate::certs::Gate;
+use super::trust::{self, Trust};
+use crate::certs::Keeper;
 use crate::clock::Timestamp;
 use crate::lookup::Gateway;
 use crate::pb::admin as pb;
 use crate::pb::admin::admin_service_server::{AdminService, AdminServiceServer};
 use crate::pb::admin::policy_service_server::PolicyServiceServer;
+use crate::pb::admin::trust_service_server::TrustServiceServer;
 
 /// The admin socket.
 #[derive(Debug, Clone, Deserialize)]
@@ -97,7 +99,7 @@ pub struct Admin {
     /// What it tells about.
     pub gateway: Arc<Gateway>,
     /// Trust material and connections.
-    pub gate: Arc<Gate>,
+    pub keeper: Arc<Keeper>,
     /// When the gateway started.
     pub started_at: Timestamp,
     /// What keeps the gateway from being ready.
@@ -126,7 +128,7 @@ impl AdminService for Admin {
         request.extensions().get::<Role>().ok_or_else(|| Status::permission_denied("you have no role here"))?;
         let policy = self.gateway.policy.load();
         let log = self.gateway.journal.status();
-        let generation = self.gate.current();
+        let generation = self.keeper.gate().current();
         let problems = (self.problems.0)();
         let providers = self.gateway.connectors.status().into_iter().map(|source| pb::ProviderStatus {
             department: source.department.to_string(),
@@ -143,7 +145,7 @@ impl AdminService for Admin {
                 generation: generation.number(),
                 leaf_sha256: hex::encode(generation.leaf_sha256()),
                 leaf_not_after: Some(convert::timestamp(generation.leaf_not_after())),
-                connections: u32::try_from(self.gate.status().connections).unwrap_or(u32::MAX),
+                connections: u32::try_from(self.keeper.gate().status().connections).unwrap_or(u32::MAX),
             }),
             policy: Some(pb::PolicyStatus {
                 hash: policy.hash().to_string(),
@@ -173,9 +175,11 @@ pub async fn serve(config: AdminConfig, admin: Admin, stop: CancellationToken) -
     }
     let listener = UnixListener::bind(&config.socket)?;
     std::fs::set_permissions(&config.socket, std::fs::Permissions::from_mode(0o660))?;
+    let trust = Trust { gateway: admin.gateway.clone(), keeper: admin.keeper.clone(), started_at: admin.started_at };
+    let trust = TrustServiceServer::new(trust).max_decoding_message_size(trust::MAX_REQUEST_BYTES);
     let policy = PolicyServiceServer::new(PolicyAdmin(admin.desk.clone())).max_decoding_message_size(64 * 1024);
     let routes = Routes::new(AdminServiceServer::new(admin).max_decoding_message_size(64 * 1024));
-    let routes = routes.add_service(policy).prepare();
+    let routes = routes.add_service(trust).add_service(policy).prepare();
     let roles = Arc::new(config.roles);
     let socket = config.socket.clone();
     tokio::spawn(async move {

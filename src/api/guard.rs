@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tracing::Instrument as _;
 use super::rpcs::{self, Audit, Needs, Rpc};
 use super::single::Single;
 use super::status::{self, REQUEST_ID};
+use crate::catalog::Faults;
 use crate::certs::{self, Connection, RefusedRequest};
 use crate::ids::RequestId;
 use crate::lookup::{Call, CallStart, Gateway, Reason, Refusal, Refused};
@@ -34,15 +36,15 @@ use crate::telemetry::TraceContext;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CallConfig {
-    /// Largest request message, in bytes.
+    /// Largest request message, in bytes; 1 KiB to 16 MiB.
     pub max_request_bytes: usize,
-    /// Largest answer message, in bytes.
+    /// Largest answer message, in bytes; 1 KiB to 256 MiB.
     pub max_answer_bytes: usize,
-    /// Calls in progress in all; more are refused with `GATEWAY_LIMITED`.
+    /// Calls in progress in all; more are refused with `GATEWAY_LIMITED`. At most a million.
     pub in_flight: usize,
-    /// Time a call may take if it states none, in milliseconds.
+    /// Time a call may take if it states none, in milliseconds; at most `max_timeout_ms`.
     pub default_timeout_ms: u64,
-    /// Time a call may take at most, in milliseconds.
+    /// Time a call may take at most, in milliseconds; ten minutes at most.
     pub max_timeout_ms: u64,
 }
 
@@ -54,6 +56,27 @@ impl Default for CallConfig {
             in_flight: 4096,
             default_timeout_ms: 10_000,
             max_timeout_ms: 60_000,
+        }
+    }
+}
+
+/// Longest time that `max_timeout_ms` may allow.
+const LONGEST_MS: u64 = 600_000;
+
+impl CallConfig {
+    /// Adds a fault, placed at `file`, for every option out of its bounds.
+    pub fn check(&self, file: &Path, faults: &mut Faults) {
+        let (request, answer) = (self.max_request_bytes as u64, self.max_answer_bytes as u64);
+        for (name, value, least, most) in [
+            ("max_request_bytes", request, 1_024, 16 << 20),
+            ("max_answer_bytes", answer, 1_024, 256 << 20),
+            ("in_flight", self.in_flight as u64, 1, 1_000_000),
+            ("max_timeout_ms", self.max_timeout_ms, 1, LONGEST_MS),
+            ("default_timeout_ms", self.default_timeout_ms, 1, self.max_timeout_ms.max(1)),
+        ] {
+            if !(least..=most).contains(&value) {
+                faults.of(file, format!("[calls] {name} is {value}; it must be {least} to {most}"));
+            }
         }
     }
 }

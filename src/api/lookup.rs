@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{convert, status};
-use crate::lookup::{Call, CollectEvent, CollectRequest, Gateway, LookupRequest, PlannedItem};
+use crate::lookup::{Call, CollectEvent, CollectRequest, Gateway, LookupRequest, PlannedItem, VerifyRequest};
 use crate::pb::gateway as pb;
 use crate::pb::gateway::lookup_service_server::LookupService;
 
@@ -41,6 +41,22 @@ impl LookupService for Lookup {
             decision: Some(convert::decision(&answer)),
             receipt: Some(convert::receipt(&answer.recorded, id)),
         }))
+    }
+
+    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Result<Response<pb::VerifyResponse>, Status> {
+        let call = call(&request)?;
+        let message = request.into_inner();
+        let id = call.id;
+        let request = VerifyRequest {
+            matter: message.matter,
+            case_id: message.case_id,
+            certificate_type: message.certificate_type,
+            subject_role: message.subject_role,
+            subjects: convert::subjects(message.subjects),
+            claims: message.claims.into_iter().map(|claim| (claim.path, claim.value)).collect(),
+        };
+        let verification = self.0.verify(call, request).await.map_err(|refusal| status::of(&refusal, id))?;
+        Ok(Response::new(convert::verification(&verification, id)))
     }
 
     type CollectStream = Pin<Box<dyn Stream<Item = Result<pb::CollectResponse, Status>> + Send>>;

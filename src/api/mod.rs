@@ -12,6 +12,7 @@ mod reflection;
 pub mod rpcs;
 mod single;
 pub mod status;
+pub mod trust;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use tonic_reflection::pb::v1::server_reflection_server::ServerReflectionServer;
 pub use admin::{Admin, AdminConfig, Operator, Problems, Role, RoleConfig, serve as serve_admin};
 pub use guard::{CallConfig, Guard};
 pub use policy_desk::{Fits, PolicyDesk};
+pub use trust::record_followed;
 
 use reflection::Reflection;
 

@@ -83,15 +83,15 @@ impl Reflection {
                 extended.and_then(|message| Some(message.get_extension(number)?.parent_file()))
             }
             Some(MessageRequest::AllExtensionNumbersOfType(name)) => {
-                return match self.pool.get_message_by_name(name) {
-                    Some(message) => MessageResponse::AllExtensionNumbersResponse(pb::ExtensionNumberResponse {
+                let seen = |file: FileDescriptor| visible.contains(file.name());
+                let message = self.pool.get_message_by_name(name).filter(|message| seen(message.parent_file()));
+                return message.map_or_else(not_found, |message| {
+                    let extensions = message.extensions().filter(|extension| seen(extension.parent_file()));
+                    MessageResponse::AllExtensionNumbersResponse(pb::ExtensionNumberResponse {
                         base_type_name: name.clone(),
-                        extension_number: (message.extensions())
-                            .filter_map(|extension| i32::try_from(extension.number()).ok())
-                            .collect(),
-                    }),
-                    None => not_found(),
-                };
+                        extension_number: extensions.filter_map(|found| i32::try_from(found.number()).ok()).collect(),
+                    })
+                });
             }
             None => return error(tonic::Code::InvalidArgument, "say what to look for"),
         };

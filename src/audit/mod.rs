@@ -48,8 +48,8 @@ use std::{fmt, io};
 use serde::Deserialize;
 
 pub use self::entry::{
-    AccessEntry, AdminEntry, DecodeError, Entry, EntrySubject, LegalBasis, MaskedField, Mode, Omitted, Outcome,
-    PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
+    AccessEntry, AdminEntry, ComparedField, Comparison, DecodeError, Entry, EntrySubject, LegalBasis, MaskedField,
+    Mode, Omitted, Outcome, PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
 };
 pub use self::journal::Journal;
 use self::keys::{KeyError, PublicKey};

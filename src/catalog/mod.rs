@@ -30,16 +30,18 @@ mod descriptors;
 mod fault;
 mod files;
 mod load;
+mod predicate;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use fault::{Fault, Faults};
+pub use predicate::Predicate;
 pub use subject::{MAX_ATTRIBUTES, MAX_SUBJECTS, SubjectError};
 pub use types::{
     CaseSubject, CertificateType, Child, ConsumerKind, Department, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES,
-    Matter, Node, ROLES, SharingClass, Subject, SubjectKey, ValueKind, Wire,
+    Matter, Node, ROLES, Scalar, SharingClass, Subject, SubjectKey, ValueKind, Wire,
 };
 
 use self::files::Departments;
@@ -80,6 +82,16 @@ impl Catalog {
         let mut sets = vec![(Path::new("built-in descriptors"), crate::pb::DESCRIPTOR_SET)];
         sets.extend(further.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())));
         Self::build(&sets, departments, matters, faults).filter(|_| known)
+    }
+
+    /// The departments of a bundle alone.
+    ///
+    /// # Errors
+    /// Every fault of their file.
+    pub fn read_departments(bundle: &Path) -> Result<Vec<Department>, Faults> {
+        let mut faults = Faults::default();
+        let departments = files::departments(&bundle.join("departments.toml"), &mut faults);
+        faults.or(departments.by_code.into_values().collect())
     }
 
     /// A catalog of parts at hand, for tests and tools; `descriptor_sets` are serialized `FileDescriptorSet`s with their

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::predicate::Predicate;
 use crate::ids::DepartmentCode;
 
 /// At most this many leaf fields in a certificate type: the width of [`Fields`].
@@ -234,11 +235,14 @@ pub struct CertificateType {
     pub subject_minor: bool,
     /// Leaf fields in the order of the message, depth first; at most [`MAX_LEAVES`].
     pub leaves: Vec<Leaf>,
+    /// Conclusions drawn from them. In [`Fields`] they stand behind the leaves, and with these they are at most
+    /// [`MAX_LEAVES`].
+    pub predicates: Vec<Predicate>,
     /// The same leaves as a tree of field numbers.
     pub root: Node,
     /// Fields that nobody may have.
     pub never: Fields,
-    /// Fields that may be compared but not read.
+    /// Fields that may be compared but not read, every predicate among them.
     pub verify_only: Fields,
     /// Sensitive personal information (L4); every field if the subject is a minor.
     pub sensitive: Fields,
@@ -263,9 +267,58 @@ impl CertificateType {
         self.leaves.iter().position(|leaf| leaf.path == path)
     }
 
-    /// The path of a leaf, empty if there is no such leaf.
-    pub fn path(&self, leaf: usize) -> &str {
-        self.leaves.get(leaf).map_or("", |leaf| &leaf.path)
+    /// The path of a leaf or the name of a predicate; empty if there is neither.
+    pub fn path(&self, field: usize) -> &str {
+        let predicate = || self.predicate(field).map_or("", |predicate| &predicate.name);
+        self.leaves.get(field).map_or_else(predicate, |leaf| &leaf.path)
+    }
+
+    /// How access records name a field: a leaf by the field numbers that lead to it, a predicate by 0 and its number.
+    pub fn numbers(&self, field: usize) -> Vec<u32> {
+        let predicate = || self.predicate(field).map(|predicate| vec![0, predicate.number]).unwrap_or_default();
+        self.leaves.get(field).map_or_else(predicate, |leaf| leaf.numbers.clone())
+    }
+
+    /// The predicate that stands at this place behind the leaves.
+    pub fn predicate(&self, field: usize) -> Option<&Predicate> {
+        self.predicates.get(field.checked_sub(self.leaves.len())?)
+    }
+
+    /// The leaves that a path names, as [`Self::expand`] does, or the predicate of this name.
+    pub fn named(&self, path: &str) -> Option<Fields> {
+        self.expand(path).or_else(|| self.comparable(path).map(Fields::one))
+    }
+
+    /// The one leaf of this path, or the predicate of this name.
+    pub fn comparable(&self, path: &str) -> Option<usize> {
+        let predicate = || self.predicates.iter().position(|predicate| predicate.name == path);
+        self.leaf(path).or_else(|| predicate().map(|index| self.leaves.len() + index))
+    }
+
+    /// Every leaf and every predicate.
+    pub fn all(&self) -> Fields {
+        (0..self.leaves.len() + self.predicates.len()).collect()
+    }
+
+    /// The leaves that `fields` come from: themselves, and what their predicates are drawn from.
+    pub fn sources(&self, fields: Fields) -> Fields {
+        let leaves: Fields = (0..self.leaves.len()).collect();
+        let drawn = fields.iter().filter_map(|field| self.predicate(field));
+        drawn.fold(fields & leaves, |all, predicate| all | predicate.inputs)
+    }
+
+    /// `fields` and every predicate that is drawn from one of them.
+    pub fn with_conclusions(&self, fields: Fields) -> Fields {
+        let leaves = self.leaves.len();
+        let drawn = self.predicates.iter().enumerate().filter(|(_, drawn)| drawn.inputs.intersects(fields));
+        fields | drawn.map(|(index, _)| leaves + index).collect()
+    }
+
+    /// `fields` and every predicate that is drawn from nothing else.
+    pub fn with_conclusions_within(&self, fields: Fields) -> Fields {
+        let leaves = self.leaves.len();
+        let drawn = self.predicates.iter().enumerate().filter(|(_, drawn)| fields.covers(drawn.inputs));
+        fields | drawn.map(|(index, _)| leaves + index).collect()
     }
 }
 
@@ -297,10 +350,25 @@ pub struct Leaf {
     pub kind: ValueKind,
     /// How it stands on the wire.
     pub wire: Wire,
-    /// True for a `bool`: a flag that conditions may name.
-    pub boolean: bool,
+    /// What stands on the wire there.
+    pub scalar: Scalar,
     /// The mask that suits the field, by name.
     pub mask: Option<String>,
+}
+
+/// The type of a leaf, as far as its values are understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scalar {
+    /// `string`.
+    Text,
+    /// `bool`: a flag that conditions may name.
+    Bool,
+    /// An enum: number and name of each value.
+    Enum(Vec<(i32, String)>),
+    /// `int32`, `int64`, `uint32` or `uint64`.
+    Integer,
+    /// Anything else: it can be released, but neither compared nor concluded from.
+    Opaque,
 }
 
 /// How a leaf is encoded (protobuf encoding, "Message structure").

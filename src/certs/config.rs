@@ -7,39 +7,50 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::catalog::Faults;
-use crate::ids::DepartmentCode;
 
-/// The gateway's own certificate and the CAs of its callers.
+/// Where the trust material is, and how strict the gateway is about revocation.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// PEM file: the server's leaf, then its intermediates. The leaf has exactly one URI name, a SPIFFE ID of the trust
-    /// domain, and the extended key usage serverAuth.
-    pub certificate: PathBuf,
-    /// PEM file: the leaf's private key (PKCS#8, SEC1 or PKCS#1).
-    pub key: PathBuf,
-    /// CAs that issue certificates of callers.
-    pub client_cas: Vec<ClientCaConfig>,
+pub struct TrustConfig {
+    /// Directory with `generations/` and the link `current`, as `oncegate trust init` makes it. The gateway follows the
+    /// link four times a second.
+    pub dir: PathBuf,
+    /// Whether every CA of callers must come with its revocation list. Then callers' certificates must be issued by that
+    /// CA itself, for nobody tells what an intermediate has revoked. Default true.
+    #[serde(default = "yes")]
+    pub require_crls: bool,
+    /// How long a revocation list counts beyond its `nextUpdate`, in seconds, at most 30 days. It alarms from the first
+    /// second; when this too has passed, callers of its CA are refused. Default 86400.
+    #[serde(default = "default_crl_grace_s")]
+    pub crl_grace_s: u64,
 }
 
-/// CAs of callers and the departments they may speak for.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClientCaConfig {
-    /// PEM file with one CA certificate or several. A CA may stand in one file only.
-    pub file: PathBuf,
-    /// Departments these CAs may issue for; a leaf that names another department is refused in the handshake.
-    #[serde(deserialize_with = "parsed_list")]
-    pub departments: Vec<DepartmentCode>,
+const fn yes() -> bool {
+    true
 }
 
-impl TlsConfig {
+const fn default_crl_grace_s() -> u64 {
+    86_400
+}
+
+/// The longest `crl_grace_s`.
+const LONGEST_CRL_GRACE_S: u64 = 30 * 86_400;
+
+impl TrustConfig {
+    /// With the defaults.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), require_crls: yes(), crl_grace_s: default_crl_grace_s() }
+    }
+
     /// Makes relative paths relative to `base`, the directory of the configuration file.
     pub fn rebase(&mut self, base: &Path) {
-        self.certificate = base.join(&self.certificate);
-        self.key = base.join(&self.key);
-        for ca in &mut self.client_cas {
-            ca.file = base.join(&ca.file);
+        self.dir = base.join(&self.dir);
+    }
+
+    /// Adds a fault, placed at `file`, for every option out of its bounds.
+    pub fn check(&self, file: &Path, faults: &mut Faults) {
+        if self.crl_grace_s > LONGEST_CRL_GRACE_S {
+            faults.of(file, format!("crl_grace_s is {}; it must be at most {LONGEST_CRL_GRACE_S}", self.crl_grace_s));
         }
     }
 }
@@ -156,7 +167,7 @@ impl HardeningConfig {
         ];
         for (name, value, least, most) in counts {
             if !(least..=most).contains(&value) {
-                faults.of(file, format!("{name} is {value}; it must be {least} to {most}"));
+                faults.of(file, format!("[hardening] {name} is {value}; it must be {least} to {most}"));
             }
         }
         let times = [
@@ -173,11 +184,14 @@ impl HardeningConfig {
         ];
         for (name, value) in times {
             if value.is_zero() || value > LONGEST {
-                faults.of(file, format!("{name} must be more than zero and at most a day"));
+                faults.of(file, format!("[hardening] {name} must be more than zero and at most a day"));
             }
         }
         if self.read_idle_timeout_ms <= self.keep_alive_interval_ms.saturating_add(self.keep_alive_timeout_ms) {
-            faults.of(file, "read_idle_timeout_ms must be more than keep_alive_interval_ms plus keep_alive_timeout_ms");
+            faults.of(
+                file,
+                "[hardening] read_idle_timeout_ms must be more than keep_alive_interval_ms plus keep_alive_timeout_ms",
+            );
         }
     }
 }
@@ -189,15 +203,6 @@ where
     T: FromStr<Err: std::fmt::Display>,
 {
     String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-}
-
-/// Deserializes a list of identifiers from their texts.
-fn parsed_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: std::fmt::Display>,
-{
-    Vec::<String>::deserialize(deserializer)?.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
 }
 
 #[cfg(test)]
@@ -225,13 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_options_and_odd_departments_are_refused() {
+    fn unknown_options_are_refused_and_paths_rebased() {
         assert!(toml::from_str::<HardeningConfig>("max_conections = 1").is_err());
-        let tls =
-            "certificate = \"s.pem\"\nkey = \"s.key\"\nclient_cas = [{ file = \"ga.pem\", departments = [\"ga\"] }]";
-        assert!(toml::from_str::<TlsConfig>(tls).is_err());
-        let mut good: TlsConfig = toml::from_str(&tls.replace("\"ga\"", "\"GA\"")).unwrap();
+        assert!(toml::from_str::<TrustConfig>("dir = \"trust\"\ncrl_grace = 1").is_err());
+        let mut good: TrustConfig = toml::from_str("dir = \"trust\"\ncrl_grace_s = 2592001").unwrap();
         good.rebase(Path::new("/etc/oncegate"));
-        assert_eq!(good.client_cas[0].file, Path::new("/etc/oncegate/ga.pem"));
+        assert_eq!((good.dir.as_path(), good.require_crls), (Path::new("/etc/oncegate/trust"), true));
+        let mut faults = Faults::default();
+        good.check(Path::new("gateway.toml"), &mut faults);
+        assert!(faults.to_string().contains("crl_grace_s is 2592001"), "{faults}");
     }
 }

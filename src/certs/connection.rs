@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use super::callers::{Grounds, Judged};
 use crate::clock::Timestamp;
 use crate::identity::Caller;
 
@@ -31,10 +32,12 @@ pub struct Connection {
     opened_at: Timestamp,
     /// Number of the generation it was last judged under.
     generation: AtomicU64,
-    /// Until when its chain proves the caller, in microseconds since 1970.
+    /// Until when the caller is believed, in microseconds since 1970.
     valid_until: AtomicU64,
-    /// Fingerprint of the trust it was last judged by.
-    trust: Mutex<[u8; 32]>,
+    /// When it last made a request, in microseconds since 1970.
+    last_seen: AtomicU64,
+    /// What the last judgement rests on.
+    grounds: Mutex<Grounds>,
     order: watch::Sender<Order>,
 }
 
@@ -44,18 +47,19 @@ impl Connection {
         peer: SocketAddr,
         chain: Vec<CertificateDer<'static>>,
         opened_at: Timestamp,
-        caller: Caller,
-        judged: &Judged,
+        generation: u64,
+        judged: Judged,
     ) -> Self {
         Self {
             id,
             peer,
-            caller: Arc::new(caller),
+            caller: Arc::new(judged.caller),
             chain,
             opened_at,
-            generation: judged.generation.into(),
+            generation: generation.into(),
             valid_until: judged.valid_until.as_micros().into(),
-            trust: Mutex::new(judged.trust),
+            last_seen: opened_at.as_micros().into(),
+            grounds: Mutex::new(judged.grounds),
             order: watch::Sender::new(Order::Serve),
         }
     }
@@ -90,7 +94,8 @@ impl Connection {
         *self.order.borrow()
     }
 
-    /// Until when its chain, the CA included, proves the caller.
+    /// Until when the caller is believed: its chain, the CA included, proves it, and the CA's revocation list is not
+    /// overdue.
     pub fn valid_until(&self) -> Timestamp {
         Timestamp::from_micros(self.valid_until.load(Ordering::Acquire))
     }
@@ -114,14 +119,31 @@ impl Connection {
         })
     }
 
-    pub(super) fn was_judged_by(&self, trust: &[u8; 32]) -> bool {
-        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) == *trust
+    /// When it last made a request, or was opened.
+    pub fn last_seen(&self) -> Timestamp {
+        Timestamp::from_micros(self.last_seen.load(Ordering::Relaxed))
     }
 
-    pub(super) fn stamp(&self, judged: &Judged) {
-        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = judged.trust;
-        self.valid_until.store(judged.valid_until.as_micros(), Ordering::Release);
-        self.generation.store(judged.generation, Ordering::Release);
+    pub(super) fn seen(&self, now: Timestamp) {
+        self.last_seen.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// SHA-256 of the public key of the CA that it was last believed by.
+    pub fn ca(&self) -> [u8; 32] {
+        self.grounds.lock().unwrap_or_else(PoisonError::into_inner).ca
+    }
+
+    pub(super) fn grounds(&self) -> Grounds {
+        self.grounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a judgement by `generation`; without grounds those from before stand.
+    pub(super) fn stamp(&self, generation: u64, valid_until: Timestamp, grounds: Option<Grounds>) {
+        if let Some(grounds) = grounds {
+            *self.grounds.lock().unwrap_or_else(PoisonError::into_inner) = grounds;
+        }
+        self.valid_until.store(valid_until.as_micros(), Ordering::Release);
+        self.generation.store(generation, Ordering::Release);
     }
 }
 
@@ -135,11 +157,4 @@ impl fmt::Debug for Connection {
             .field("order", &self.order())
             .finish_non_exhaustive()
     }
-}
-
-/// What a favourable judgement leaves on a connection.
-pub(super) struct Judged {
-    pub(super) generation: u64,
-    pub(super) valid_until: Timestamp,
-    pub(super) trust: [u8; 32],
 }

@@ -1,6 +1,6 @@
 //! Reads certificates and keys from files, strictly: whatever is odd is a fault with its file.
 
-use std::io::Read;
+use std::net::IpAddr;
 use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,6 +14,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
+use super::contents::read_bounded;
+use super::crl::Serial;
 use crate::catalog::Faults;
 use crate::clock::{Clock, Timestamp};
 use crate::ids::SpiffeId;
@@ -49,8 +51,12 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// All certificates of a PEM file, in order; a fault and nothing if there is none.
 pub(super) fn certificates(file: &Path, faults: &mut Faults) -> Vec<CertificateDer<'static>> {
-    let Some(text) = read(file, faults) else { return Vec::new() };
-    match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
+    read(file, faults).map(|text| certificates_in(&text, file, faults)).unwrap_or_default()
+}
+
+/// The same of a file that was read already.
+pub(super) fn certificates_in(text: &[u8], file: &Path, faults: &mut Faults) -> Vec<CertificateDer<'static>> {
+    match CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>() {
         Ok(chain) if chain.is_empty() => {
             faults.of(file, "holds no certificate (PEM block CERTIFICATE)");
             chain
@@ -65,9 +71,18 @@ pub(super) fn certificates(file: &Path, faults: &mut Faults) -> Vec<CertificateD
 
 /// The identity of certificate and key files; faults unless the key is the leaf's.
 pub(super) fn certified_key(certificate: &Path, key: &Path, faults: &mut Faults) -> Option<CertifiedKey> {
-    let chain = certificates(certificate, faults);
-    let text = read(key, faults)?;
-    let key_der = PrivateKeyDer::from_pem_slice(&text)
+    let (chain, key_text) = (read(certificate, faults), read(key, faults));
+    certified_key_in((&chain?, certificate), (&key_text?, key), faults)
+}
+
+/// The same of files that were read already, each with its name for faults.
+pub(super) fn certified_key_in(
+    (chain, certificate): (&[u8], &Path),
+    (key_text, key): (&[u8], &Path),
+    faults: &mut Faults,
+) -> Option<CertifiedKey> {
+    let chain = certificates_in(chain, certificate, faults);
+    let key_der = PrivateKeyDer::from_pem_slice(key_text)
         .map_err(|_| faults.of(key, "holds no private key (PEM block PRIVATE KEY)"))
         .ok()?;
     if chain.is_empty() {
@@ -84,21 +99,12 @@ pub(super) fn certified_key(certificate: &Path, key: &Path, faults: &mut Faults)
 }
 
 fn read(file: &Path, faults: &mut Faults) -> Option<Zeroizing<Vec<u8>>> {
-    let read = || -> std::io::Result<Zeroizing<Vec<u8>>> {
-        let mut text = Zeroizing::new(Vec::new());
-        std::fs::File::open(file)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
-        Ok(text)
-    };
-    match read() {
-        Ok(text) if text.len() as u64 > MAX_FILE_BYTES => faults.of(file, "is longer than 1 MiB"),
-        Ok(text) => return Some(text),
-        Err(error) => faults.of(file, format!("can't be read: {error}")),
-    }
-    None
+    read_bounded(file, MAX_FILE_BYTES).map_err(|message| faults.of(file, message)).ok()
 }
 
 /// What the house asks of a certificate beside its signature.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one yes or no of RFC 5280")]
 pub(super) struct Facts {
     pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
@@ -106,11 +112,19 @@ pub(super) struct Facts {
     pub(super) server_auth: bool,
     /// The URI names, in order.
     pub(super) uris: Vec<String>,
+    /// DNS names and IP addresses, by which other clients check the host.
+    pub(super) hosts: Vec<String>,
     /// Whether a key usage extension, if there is one, allows to sign certificates.
     pub(super) may_sign_certificates: bool,
+    /// The same for revocation lists.
+    pub(super) may_sign_crls: bool,
+    pub(super) client_auth: bool,
     pub(super) issuer: Vec<u8>,
     pub(super) subject: Vec<u8>,
-    /// SHA-256 of the public key (`SubjectPublicKeyInfo`).
+    pub(super) serial: Option<Serial>,
+    /// The public key (`SubjectPublicKeyInfo`).
+    pub(super) key_der: Vec<u8>,
+    /// SHA-256 of the public key.
     pub(super) key_sha256: [u8; 32],
 }
 
@@ -122,20 +136,33 @@ impl Facts {
             return None;
         }
         let names = certificate.subject_alternative_name().ok()?;
-        let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        let names = || names.iter().flat_map(|names| &names.value.general_names);
+        let uris = names().filter_map(|name| match name {
             GeneralName::URI(uri) => Some((*uri).to_owned()),
             _ => None,
         });
+        let hosts = names().filter_map(|name| match name {
+            GeneralName::DNSName(dns) => Some((*dns).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
+            _ => None,
+        });
+        let usage = certificate.extended_key_usage().ok()?;
+        let key_usage = certificate.key_usage().ok()?;
         let seconds = |at: i64| Timestamp::from_secs(u64::try_from(at).unwrap_or(0));
         Some(Self {
             not_before: seconds(certificate.validity().not_before.timestamp()),
             not_after: seconds(certificate.validity().not_after.timestamp()),
             is_ca: certificate.basic_constraints().ok()?.is_some_and(|basic| basic.value.ca),
-            server_auth: certificate.extended_key_usage().ok()?.is_some_and(|usage| usage.value.server_auth),
+            server_auth: usage.as_ref().is_some_and(|usage| usage.value.server_auth),
+            client_auth: usage.as_ref().is_some_and(|usage| usage.value.client_auth),
             uris: uris.collect(),
-            may_sign_certificates: certificate.key_usage().ok()?.is_none_or(|usage| usage.value.key_cert_sign()),
+            hosts: hosts.collect(),
+            may_sign_certificates: key_usage.as_ref().is_none_or(|usage| usage.value.key_cert_sign()),
+            may_sign_crls: key_usage.as_ref().is_none_or(|usage| usage.value.crl_sign()),
             issuer: certificate.issuer().as_raw().to_vec(),
             subject: certificate.subject().as_raw().to_vec(),
+            serial: Serial::from_der(certificate.raw_serial()),
+            key_der: certificate.public_key().raw.to_vec(),
             key_sha256: sha256(certificate.public_key().raw),
         })
     }
@@ -157,5 +184,13 @@ impl Facts {
             [one] => one.parse().ok(),
             _ => None,
         }
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
     }
 }

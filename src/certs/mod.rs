@@ -11,25 +11,51 @@
 //! - [`serve`] is the accept loop, with every limit of [`HardeningConfig`].
 //! - [`upstream`] makes channels to servers that must be who they are expected to be.
 
+mod acts;
+mod callers;
+mod chains;
 mod config;
 mod connection;
+mod contents;
+mod crl;
 mod gate;
 mod gathered;
 mod generation;
 mod guard;
+mod keeper;
+mod manifest;
 mod material;
+mod rehearsal;
+mod request;
+mod seen;
 mod serve;
-mod trust;
+mod staging;
+mod store;
 pub mod upstream;
 
-pub use config::{ClientCaConfig, HardeningConfig, TlsConfig};
+pub use acts::{Act, ActError, BlockWho, Custodian, Done};
+pub use callers::JudgeError;
+pub use chains::ChainError;
+pub use config::{HardeningConfig, TrustConfig};
 pub use connection::{Connection, Order};
+pub use contents::Contents;
 pub use gate::{Gate, GateStatus, NotNewer, Refusal, RefusedRequest, Swept};
-pub use generation::Generation;
+pub use generation::{Against, Expires, Expiry, Generation, Terms};
+pub use keeper::{Followed, Keeper, Opened, Refused};
+pub use manifest::{Blocked, ClientCa, Made, Manifest, Removed};
+pub use request::Names;
+pub use seen::{Seen, Sighting};
 pub use serve::serve;
-pub use trust::{ChainError, JudgeError};
+pub use staging::Staging;
+pub use store::{Place, Store, StoreError};
 pub use upstream::UpstreamConfig;
 
+#[cfg(test)]
+mod candidates;
+#[cfg(test)]
+mod load;
+#[cfg(test)]
+mod rotation;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

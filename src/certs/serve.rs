@@ -65,7 +65,9 @@ where
             },
             Some(_) = connections.join_next() => {}
             _ = sweeps.tick() => {
-                gate.sweep();
+                let gate = gate.clone();
+                // Judging may take signatures, which must not hold a worker.
+                tokio::task::spawn_blocking(move || gate.sweep());
             }
         }
     }
@@ -134,12 +136,12 @@ impl Host {
     async fn take(&self, tcp: TcpStream) -> Option<(TlsStream<TcpStream>, Registered)> {
         let hardening = self.gate.hardening();
         let peer = tcp.peer_addr().ok()?;
-        let refuse = |reason: &dyn std::fmt::Display| {
-            self.gate.counters.handshakes_refused.fetch_add(1, Ordering::Relaxed);
+        let refuse = |word: &'static str, reason: &dyn std::fmt::Display| {
+            self.gate.handshake_refused(word);
             tracing::info!(%peer, reason = %printable(reason), "connection refused");
         };
         if let Err(error) = prepare(&tcp, hardening) {
-            refuse(&error);
+            refuse("socket", &error);
             return None;
         }
         let handshake = async {
@@ -149,17 +151,17 @@ impl Host {
         let tls = match timeout(Duration::from_millis(hardening.handshake_timeout_ms), handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
-                refuse(&error);
+                refuse(word_of(&error), &error);
                 return None;
             }
             Err(_) => {
-                refuse(&"the handshake took too long");
+                refuse("timeout", &"the handshake took too long");
                 return None;
             }
         };
         // A client that offers no protocol at all passes rustls.
         if tls.get_ref().1.alpn_protocol() != Some(ALPN) {
-            refuse(&"the client did not offer h2 (ALPN)");
+            refuse("alpn", &"the client did not offer h2 (ALPN)");
             return None;
         }
         let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
@@ -170,7 +172,7 @@ impl Host {
                 Some((tls, registered))
             }
             Err(turned) => {
-                refuse(&turned);
+                refuse(turned.word(), &turned);
                 None
             }
         }
@@ -238,6 +240,20 @@ impl Host {
                 Ok(()) = orders.changed() => order = *orders.borrow_and_update(),
             }
         }
+    }
+}
+
+/// Why a handshake failed, in a word of the program.
+fn word_of(error: &io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::NoCertificatesPresented) => "no_certificate",
+        Some(Error::InvalidCertificate(CertificateError::Revoked)) => "revoked",
+        Some(Error::InvalidCertificate(CertificateError::Expired)) => "expired",
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => "unknown_issuer",
+        Some(Error::InvalidCertificate(_)) => "identity",
+        Some(_) => "protocol",
+        None => "broken",
     }
 }
 

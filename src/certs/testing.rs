@@ -1,13 +1,14 @@
 //! Certificates and peers for the tests of this room.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
@@ -17,7 +18,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
 
-use super::{ClientCaConfig, Connection, Gate, Generation, HardeningConfig, TlsConfig, UpstreamConfig, serve};
+use super::{Against, ClientCa, Connection, Contents, Gate, Generation, HardeningConfig, Terms, UpstreamConfig, serve};
+use crate::catalog::Faults;
 use crate::clock::{Clock, Timestamp};
 
 pub(super) const DOMAIN: &str = "test.example";
@@ -36,6 +38,8 @@ pub(super) struct Leaf {
     pub(super) usage: Vec<ExtendedKeyUsagePurpose>,
     pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
+    /// Random if it is 0.
+    pub(super) serial: u64,
 }
 
 impl Leaf {
@@ -45,6 +49,7 @@ impl Leaf {
             usage: vec![ExtendedKeyUsagePurpose::ClientAuth],
             not_before: Timestamp::from_secs(NOW.as_secs() - 3600),
             not_after: NOW.plus(30 * DAY),
+            serial: 0,
         }
     }
 
@@ -66,11 +71,57 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = at(Timestamp::from_secs(NOW.as_secs() - 3600));
         params.not_after = at(not_after);
         let key = KeyPair::generate().unwrap();
         Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+    }
+
+    /// A list of serial numbers, DER, due after `due`.
+    pub(super) fn crl(&self, number: u64, revoked: &[u64], due: Duration) -> Vec<u8> {
+        self.crl_with(number, revoked, due, |_| {})
+    }
+
+    pub(super) fn crl_with(
+        &self,
+        number: u64,
+        revoked: &[u64],
+        due: Duration,
+        change: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> Vec<u8> {
+        let from = at(Timestamp::from_secs(NOW.as_secs() - 3600));
+        let entry = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: from,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let mut params = CertificateRevocationListParams {
+            this_update: from,
+            next_update: at(NOW.plus(due)),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        change(&mut params);
+        params.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
+    /// A certificate for a key, as the parameters say, PEM.
+    pub(super) fn sign(&self, params: &CertificateParams, key: &KeyPair) -> String {
+        params.signed_by(key, &self.issuer).unwrap().pem()
+    }
+
+    /// A certificate for the key of a request, with the request's names; the rest is the leaf's.
+    pub(super) fn sign_request(&self, request: &CertificateSigningRequestParams, leaf: &Leaf) -> String {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.clone_from(&request.params.subject_alt_names);
+        params.extended_key_usages.clone_from(&leaf.usage);
+        params.not_before = at(leaf.not_before);
+        params.not_after = at(leaf.not_after);
+        params.signed_by(&request.public_key, &self.issuer).unwrap().pem()
     }
 
     /// Chain and key as PEM.
@@ -81,6 +132,9 @@ impl Ca {
         params.extended_key_usages = leaf.usage.clone();
         params.not_before = at(leaf.not_before);
         params.not_after = at(leaf.not_after);
+        if leaf.serial > 0 {
+            params.serial_number = Some(leaf.serial.into());
+        }
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
@@ -127,20 +181,29 @@ impl Pki {
         self.write(&format!("{name}.key"), &key);
     }
 
-    pub(super) fn tls(&self) -> TlsConfig {
-        let ca = |code: &str| ClientCaConfig {
-            file: self.path(&format!("{code}.pem")),
-            departments: vec![code.parse().unwrap()],
-        };
-        TlsConfig {
-            certificate: self.path("server.pem"),
-            key: self.path("server.key"),
-            client_cas: vec![ca("GA"), ca("WJ")],
+    /// A generation of the files that were written, with lists that revoke nobody.
+    pub(super) fn contents(&self) -> Contents {
+        let mut contents = Contents::default();
+        let read = |name: &str| Some(std::fs::read(self.path(name)).unwrap());
+        contents.set("server.pem", read("server.pem"));
+        contents.set("server.key", read("server.key"));
+        contents.set("server_ca.pem", read("gateway-ca.pem"));
+        for (code, ca) in [("GA", &self.ga), ("WJ", &self.wj)] {
+            add_ca(&mut contents, code, code, ca);
         }
+        contents
+    }
+
+    pub(super) fn terms() -> Terms {
+        Terms { trust_domain: DOMAIN.into(), require_crls: true, crl_grace: DAY }
+    }
+
+    pub(super) fn load(&self, number: u64, contents: &Contents, against: Against<'_>) -> Result<Generation, Faults> {
+        Generation::load(number, contents, Path::new(""), &Self::terms(), against, &self.clock)
     }
 
     pub(super) fn generation(&self, number: u64) -> Generation {
-        Generation::load(number, &self.tls(), DOMAIN, &self.clock).unwrap()
+        self.load(number, &self.contents(), Against::Start).unwrap()
     }
 
     /// Settings of a channel of a GA system to `address`.
@@ -156,6 +219,13 @@ impl Pki {
             format!("spiffe://{DOMAIN}/ZS/oncegate").parse().unwrap(),
         )
     }
+}
+
+/// Adds a CA of callers with a list that revokes nobody.
+pub(super) fn add_ca(contents: &mut Contents, name: &str, department: &str, ca: &Ca) {
+    contents.manifest.client_cas.push(ClientCa { name: name.into(), departments: vec![department.into()] });
+    contents.set(format!("{name}.pem"), Some(ca.pem.clone().into()));
+    contents.set(format!("{name}.crl"), Some(ca.crl(1, &[], 60 * DAY)));
 }
 
 /// A client's TLS, as strangers make it: rustls, resumption on, no check of the server's SPIFFE ID.
@@ -198,7 +268,10 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) async fn start(pki: &Pki, hardening: HardeningConfig) -> Self {
-        let gate = Gate::new(pki.generation(1), hardening, pki.clock.clone()).unwrap();
+        Self::serving(Gate::new(pki.generation(1), hardening, pki.clock.clone()).unwrap()).await
+    }
+
+    pub(super) async fn serving(gate: Arc<Gate>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

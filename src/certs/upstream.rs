@@ -20,11 +20,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
+use super::chains::{self, Authorities, SERVER_AUTH};
 use super::config::parsed;
 use super::gathered::Gathered;
 use super::generation::ALPN;
 use super::material::{self, Facts, TlsClock};
-use super::trust::{self, Authorities, SERVER_AUTH};
 use crate::catalog::Faults;
 use crate::clock::Clock;
 use crate::ids::SpiffeId;
@@ -119,6 +119,45 @@ pub fn client_channel(config: &UpstreamConfig, clock: &Clock) -> Result<Channel,
     })))
 }
 
+/// Why material for a channel can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// It is not in order.
+    #[error("{0}")]
+    Faults(Faults),
+    /// The server does not take it, or did not answer.
+    #[error("a call with it is not answered: {0}")]
+    Unanswered(String),
+}
+
+/// Asks a server for its health on a connection of its own. Any answer will do: a handshake alone proves nothing, for a
+/// TLS 1.3 client is done before the server has judged its certificate.
+pub async fn probe(config: &UpstreamConfig, clock: &Clock) -> Result<(), ProbeError> {
+    let channel = client_channel(config, clock).map_err(ProbeError::Faults)?;
+    // One empty message of gRPC: not compressed, no bytes.
+    let body = tonic::body::Body::new(http_body_util::Full::from([0_u8; 5].as_slice()));
+    let request = http::Request::post("/grpc.health.v1.Health/Check")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .map_err(|error| ProbeError::Unanswered(error.to_string()))?;
+    let limit = Duration::from_millis(config.connect_timeout_ms.saturating_mul(2));
+    match timeout(limit, tower::ServiceExt::oneshot(channel, request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(ProbeError::Unanswered(innermost(&error))),
+        Err(_) => Err(ProbeError::Unanswered("it took too long".to_owned())),
+    }
+}
+
+/// The cause at the bottom says what happened; those above say only that something did.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string().chars().take(200).flat_map(char::escape_debug).collect()
+}
+
 /// Where to connect.
 struct Target {
     endpoint: Endpoint,
@@ -148,16 +187,25 @@ async fn connect(target: &Target, tls: &TlsConnector) -> io::Result<TlsStream<Tc
     })
 }
 
-fn target(config: &UpstreamConfig, faults: &mut Faults) -> Option<Target> {
+/// True for `https://host:port`.
+pub fn is_address(address: &str) -> bool {
+    parts(address).is_some()
+}
+
+/// A target's parts, if the address has the form.
+fn parts(address: &str) -> Option<(Uri, String, u16, ServerName<'static>, Endpoint)> {
+    let authority = address.strip_prefix("https://").filter(|rest| !rest.contains(['/', '?', '#', '@']))?;
+    let origin = address.parse::<Uri>().ok()?;
+    let host = origin.host()?.trim_matches(['[', ']']).to_owned();
+    let port = origin.port_u16()?;
+    let name = ServerName::try_from(host.clone()).ok()?;
     // The endpoint's own scheme is http because this file's connector does TLS, not tonic.
-    let authority = config.address.strip_prefix("https://").filter(|rest| !rest.contains(['/', '?', '#', '@']));
-    let origin = authority.and_then(|_| config.address.parse::<Uri>().ok());
-    let host = origin.as_ref().and_then(Uri::host).map(|host| host.trim_matches(['[', ']']).to_owned());
-    let port = origin.as_ref().and_then(Uri::port_u16);
-    let name = host.clone().and_then(|host| ServerName::try_from(host).ok());
-    let endpoint = authority.and_then(|authority| Endpoint::from_shared(format!("http://{authority}")).ok());
-    let (Some(origin), Some(host), Some(port), Some(name), Some(endpoint)) = (origin, host, port, name, endpoint)
-    else {
+    let endpoint = Endpoint::from_shared(format!("http://{authority}")).ok()?;
+    Some((origin, host, port, name, endpoint))
+}
+
+fn target(config: &UpstreamConfig, faults: &mut Faults) -> Option<Target> {
+    let Some((origin, host, port, name, endpoint)) = parts(&config.address) else {
         faults.of(&config.ca, format!("address of {} must be https://host:port", config.server_id));
         return None;
     };
@@ -172,7 +220,7 @@ fn target(config: &UpstreamConfig, faults: &mut Faults) -> Option<Target> {
 
 fn client_config(config: &UpstreamConfig, clock: &Clock, faults: &mut Faults) -> Option<ClientConfig> {
     let mut authorities = Authorities::new();
-    authorities.add_file(&config.ca, None, faults);
+    authorities.add_file(&config.ca, faults);
     let key = material::certified_key(&config.certificate, &config.key, faults)?;
     let verifier = Arc::new(ServerVerifier { authorities, expected: config.server_id.clone() });
     make_client_config(key, verifier, clock)
@@ -186,15 +234,30 @@ fn make_client_config(
     clock: &Clock,
 ) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(material::provider());
-    let mut tls = ClientConfig::builder_with_details(provider, Arc::new(TlsClock(clock.clone())))
+    let tls = ClientConfig::builder_with_details(provider, Arc::new(TlsClock(clock.clone())))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    Ok(h2_without_resumption(tls))
+}
+
+/// A client that believes in `authorities`, expects `id` and shows no certificate.
+pub(super) fn anonymous(authorities: Authorities, id: SpiffeId, clock: &Clock) -> Result<ClientConfig, rustls::Error> {
+    let verifier = Arc::new(ServerVerifier { authorities, expected: id });
+    let tls = ClientConfig::builder_with_details(Arc::new(material::provider()), Arc::new(TlsClock(clock.clone())))
+        .with_protocol_versions(&[&version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Ok(h2_without_resumption(tls))
+}
+
+fn h2_without_resumption(mut tls: ClientConfig) -> ClientConfig {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session would keep the old identity after a rotation, on both sides.
     tls.resumption = Resumption::disabled();
-    Ok(tls)
+    tls
 }
 
 /// Believes the one server whose certificate names it, whatever its host is called.
@@ -227,11 +290,11 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let mut certs = vec![leaf.clone()];
         certs.extend_from_slice(intermediates);
-        self.authorities.verify(&certs, SERVER_AUTH, now)?;
+        self.authorities.verify(&certs, SERVER_AUTH, now).map_err(rustls::Error::from)?;
         if Facts::of(leaf).and_then(|facts| facts.spiffe_id()).as_ref() == Some(&self.expected) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(trust::refused(OtherServer { expected: self.expected.clone() }))
+            Err(chains::refused(OtherServer { expected: self.expected.clone() }))
         }
     }
 
@@ -241,7 +304,7 @@ impl ServerCertVerifier for ServerVerifier {
         _cert: &CertificateDer<'_>,
         _signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(trust::tls12_is_off())
+        Err(chains::tls12_is_off())
     }
 
     fn verify_tls13_signature(

@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::Exit;
 use super::render::{self, FieldRow, RenderError};
 use super::table::{Cell, Look, Table, Tone, Verdict};
-use crate::pb::gateway::{Receipt, Record, WithheldReason};
+use crate::pb::gateway::{Comparison, ComparisonResult, Receipt, Record, WithheldReason};
 
 /// One field of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +95,49 @@ pub fn json_records(pool: &DescriptorPool, records: &[Record]) -> Result<Value, 
         Ok(json!({ "record": render::json(pool, &any)?, "masked": masked, "withheld": withheld }))
     };
     records.iter().map(one).collect::<Result<Vec<_>, _>>().map(Value::Array)
+}
+
+/// The word of a result without its prefix.
+pub fn result(result: ComparisonResult) -> &'static str {
+    let name = result.as_str_name();
+    name.strip_prefix("COMPARISON_RESULT_").unwrap_or(name)
+}
+
+/// The word in the colour of the result.
+pub fn result_cell(of: ComparisonResult) -> Cell {
+    let tone = match of {
+        ComparisonResult::Match => Tone::Good,
+        ComparisonResult::CannotTell => Tone::Caution,
+        ComparisonResult::Mismatch | ComparisonResult::Unspecified => Tone::Bad,
+    };
+    Cell::toned(result(of), tone)
+}
+
+/// Why a claim was not compared; empty if the policy let it.
+pub fn why_not_compared(comparison: &Comparison) -> &'static str {
+    comparison.withheld.as_ref().map_or("", |withheld| reason(withheld.reason()))
+}
+
+/// A table of what became of each claim.
+///
+/// # Errors
+/// If the output can't be written.
+pub fn write_comparisons(comparisons: &[Comparison], out: &mut dyn Write, look: Look) -> io::Result<()> {
+    let mut table = Table::new(&["claim", "result", "why"]);
+    for comparison in comparisons {
+        let why = why_not_compared(comparison);
+        table.row([comparison.path.clone().into(), result_cell(comparison.result()), why.into()]);
+    }
+    table.write(out, look)
+}
+
+/// What became of each claim, as JSON.
+pub fn json_comparisons(comparisons: &[Comparison]) -> Value {
+    let one = |comparison: &Comparison| {
+        let withheld = comparison.withheld.as_ref().map(|withheld| reason(withheld.reason()));
+        json!({ "path": comparison.path, "result": result(comparison.result()), "withheld": withheld })
+    };
+    comparisons.iter().map(one).collect()
 }
 
 /// A receipt as JSON.

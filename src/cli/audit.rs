@@ -13,7 +13,7 @@ use super::table::{Cell, Look, Table, Tone};
 use super::{Exit, Failure};
 use crate::audit::keys::PrivateKey;
 use crate::audit::reader::{Content, LogReader, LoggedEntry, Search};
-use crate::audit::{AccessEntry, Entry, Outcome};
+use crate::audit::{AccessEntry, Comparison, Entry, Mode, Outcome};
 use crate::clock::Timestamp;
 use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 use crate::pb::gateway::{ErrorReason, WithheldReason};
@@ -174,9 +174,14 @@ fn fields(access: &AccessEntry) -> String {
             count => format!("{name} ×{count}"),
         };
     }
+    let cached = if access.cached { ", cached" } else { "" };
+    if access.mode == Some(Mode::Verify) {
+        let count = |result| access.compared.iter().filter(|compared| compared.result == result).count();
+        let (matched, differ) = (count(Comparison::Match), count(Comparison::Mismatch));
+        return format!("{matched} match, {differ} differ, {} can't be told{cached}", count(Comparison::CannotTell));
+    }
     let released: usize = access.records.iter().map(|record| record.released.len()).sum();
     let masked: usize = access.records.iter().map(|record| record.masked.len()).sum();
-    let cached = if access.cached { ", cached" } else { "" };
     format!("{released} released, {masked} masked, {} withheld{cached}", access.withheld.len())
 }
 
@@ -228,6 +233,9 @@ fn access_json(access: &AccessEntry) -> Value {
             json!({ "field": field.field, "reason": name })
         })
         .collect();
+    let compared: Vec<_> = (access.compared.iter())
+        .map(|compared| json!({ "field": compared.field, "result": compared.result.name() }))
+        .collect();
     let subject = access.subject.as_ref().map(|subject| {
         let keys: serde_json::Map<_, _> =
             subject.keys.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect();
@@ -258,6 +266,7 @@ fn access_json(access: &AccessEntry) -> Value {
         "requested": access.requested,
         "records": records,
         "withheld": withheld,
+        "compared": compared,
         "grants": access.grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "policy": access.policy.map(hex::encode),
         "outcome": access.outcome.name(),

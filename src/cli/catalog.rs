@@ -13,7 +13,7 @@ use super::table::{Cell, Look, Table, Tone};
 use super::{Exit, Failure};
 use crate::catalog::{Catalog, CertificateType, Department, Faults, Matter, SharingClass};
 use crate::config::Config;
-use crate::policy::{Grant, Policy};
+use crate::policy::{Grant, Policy, check_masks};
 
 /// Lists and shows certificate types and matters; compiles a department's own types.
 #[derive(Debug, Args)]
@@ -81,7 +81,8 @@ pub(super) fn run(args: &CatalogArgs, out: &mut dyn Write) -> Result<Exit, Failu
             }
         }
         CatalogCommand::Build { files, include, out: to, config } => {
-            let departments = Catalog::load(&Config::load(config)?.policy.bundle)?.departments().cloned().collect();
+            // Not the catalog: a set that is to be made anew may be the faulty one.
+            let departments = Catalog::read_departments(&Config::load(config)?.policy.bundle)?;
             let (set, types) = build(files, include, departments)?;
             std::fs::write(to, &set)?;
             for kind in types {
@@ -113,11 +114,17 @@ pub fn build(
     let mut resolver = ChainFileResolver::new();
     resolver.add(DescriptorSetFileResolver::decode(crate::pb::DESCRIPTOR_SET)?);
     resolver.add(GoogleFileResolver::new());
-    let mut names = Vec::new();
+    let mut names: Vec<PathBuf> = Vec::new();
     for file in files {
         let (folder, name) = (file.parent().unwrap_or(Path::new("")), file.file_name().unwrap_or_default());
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         resolver.add(IncludeFileResolver::new(folder.to_owned()));
+        // Imports and reflection know a file by its name alone.
+        if names.iter().any(|other| other.as_os_str() == name) {
+            let mut faults = Faults::default();
+            faults.of(file, "another file has the same name; give each its own");
+            return Err(faults.into());
+        }
         names.push(PathBuf::from(name));
     }
     for folder in include {
@@ -127,6 +134,9 @@ pub fn build(
     compiler.include_imports(true).include_source_info(true).open_files(&names).map_err(refused)?;
     let set = compiler.encode_file_descriptor_set();
     let catalog = Catalog::from_parts(&[crate::pb::DESCRIPTOR_SET, &set], departments, Vec::new())?;
+    let mut faults = Faults::default();
+    check_masks(&catalog, &mut faults);
+    faults.or(())?;
     let own = |kind: &&Arc<CertificateType>| {
         let message = catalog.pool().get_message_by_name(&kind.message);
         message.is_some_and(|message| names.iter().any(|name| name.as_os_str() == message.parent_file().name()))
@@ -210,6 +220,15 @@ fn show_type(kind: &CertificateType, policy: &Policy, out: &mut dyn Write, look:
         ]);
     }
     fields.write(out, look)?;
+    if !kind.predicates.is_empty() {
+        let mut predicates = Table::new(&["predicate", "结论", "label", "drawn from"]);
+        for predicate in &kind.predicates {
+            let inputs: Vec<_> = predicate.inputs.iter().map(|leaf| kind.path(leaf)).collect();
+            let (name, zh, en) = (predicate.name.clone(), predicate.label_zh.clone(), predicate.label_en.clone());
+            predicates.row([name.into(), zh.into(), en.into(), inputs.join(" ").into()]);
+        }
+        predicates.write(out, look)?;
+    }
     let mut granted = Table::new(&["matter", "consumer", "roles", "mode", "fields"]).limit(4, 70);
     for grant in policy.grants().filter(|grant| grant.certificate_type == kind.code) {
         granted.row([
@@ -283,12 +302,19 @@ fn type_json(kind: &CertificateType) -> Value {
             "never_shared": kind.never.contains(index), "verify_only": kind.verify_only.contains(index),
         })
     };
+    let predicate = |predicate: &crate::catalog::Predicate| {
+        json!({
+            "name": predicate.name, "label_zh": predicate.label_zh, "label_en": predicate.label_en,
+            "paths": predicate.inputs.iter().map(|leaf| kind.path(leaf)).collect::<Vec<_>>(),
+        })
+    };
     json!({
         "code": kind.code, "name_zh": kind.name_zh, "name_en": kind.name_en, "provider": kind.provider.to_string(),
         "message": kind.message, "sharing_class": sharing(kind.sharing), "several_records": kind.many,
         "freshness_seconds": kind.freshness.as_secs(), "subject_minor": kind.subject_minor,
         "lookup_sets": kind.lookup_sets.iter().map(keys).collect::<Vec<_>>(),
         "fields": kind.leaves.iter().enumerate().map(field).collect::<Vec<_>>(),
+        "predicates": kind.predicates.iter().map(predicate).collect::<Vec<_>>(),
     })
 }
 

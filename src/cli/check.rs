@@ -67,10 +67,10 @@ struct Found {
 impl Found {
     fn of(config: &Config, loaded: &Loaded, clock: &Clock) -> Self {
         let today = clock.now().date_in_china();
-        let Loaded { generation, policy, connectors, .. } = loaded;
+        let Loaded { trust, policy, connectors, .. } = loaded;
         let catalog = policy.catalog();
         let mut warnings = Vec::new();
-        let ends = generation.leaf_not_after().date_in_china();
+        let ends = trust.generation.leaf_not_after().date_in_china();
         if ends <= today + SOON {
             warnings.push(format!("the gateway's certificate ends on {ends}"));
         }
@@ -101,7 +101,7 @@ impl Found {
             ("grants", policy.grants().count()),
             ("  in force", in_force),
             ("  that only compare", verify),
-            ("client certificate authorities", config.tls.client_cas.len()),
+            ("client certificate authorities", trust.generation.client_cas().count()),
             ("token issuers", config.identity.issuers.len()),
             ("sources", config.sources.len()),
         ];

@@ -14,6 +14,7 @@ pub mod render;
 pub mod serve;
 pub mod status;
 pub mod table;
+pub mod trust;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -31,7 +32,7 @@ use crate::clock::Clock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done; for `call`: every field asked for was released.
+    /// Done; for `call`: every field asked for was released, every claim matched.
     Ok = 0,
     /// Failed for a reason that no other code names.
     Failed = 1,
@@ -39,7 +40,7 @@ pub enum Exit {
     Usage = 2,
     /// `serve`: the grace passed before all calls had ended.
     Cut = 3,
-    /// `call`: some fields were released, others withheld, or some items failed.
+    /// `call`: some fields were released, others withheld, or some items failed, or some claims can't be told.
     Partial = 10,
     /// `call`: the policy released nothing.
     Denied = 11,
@@ -53,6 +54,8 @@ pub enum Exit {
     Limited = 15,
     /// `call`: gateway or provider unavailable; try later.
     Unavailable = 16,
+    /// `call verify`: a claim differs from the record.
+    Mismatch = 17,
     /// A configuration, catalog, grant or trust file is wrong (`EX_CONFIG`).
     Config = 78,
 }
@@ -108,6 +111,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
+    /// Changes and watches the gateway's trust material.
+    Trust(trust::TrustArgs),
     /// Checks, compares, signs, approves and activates policy bundles.
     Policy(policy::PolicyArgs),
     /// Makes a development PKI.
@@ -156,7 +161,11 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),
         Command::Status(args) => status::run(args, out).await,
+        Command::Trust(args) => trust::run(args, out).await,
+        Command::Pki(args) => match pki::run_rotation(&args, out).await {
+            Some(ended) => ended,
+            None => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
+        },
         Command::Policy(args) => policy::run(args, out).await,
-        Command::Pki(args) => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
     }
 }

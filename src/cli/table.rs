@@ -207,7 +207,8 @@ fn write_row(out: &mut dyn Write, look: Look, cells: &[Vec<String>], row: &[Cell
     Ok(())
 }
 
-/// The text in lines of at most `limit` terminal columns; a line break of the text is one here. Never empty.
+/// The text in lines of at most `limit` terminal columns, broken behind a space where there is one; a line break of the
+/// text is one here. Never empty.
 fn wrap(text: &str, limit: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {
@@ -215,8 +216,9 @@ fn wrap(text: &str, limit: usize) -> Vec<String> {
         for c in paragraph.chars() {
             let wide = c.width().unwrap_or(0);
             if width + wide > limit {
-                lines.push(std::mem::take(&mut line));
-                width = 0;
+                let begun = line.rfind(' ').map(|space| line.split_off(space + 1)).unwrap_or_default();
+                width = begun.width();
+                lines.push(std::mem::replace(&mut line, begun).trim_end().to_owned());
             }
             line.push(c);
             width += wide;
@@ -312,6 +314,8 @@ mod tests {
         assert_eq!(print(&table, Look::PLAIN), "  a     b\n  ----  -\n  一二  x\n  三四\n");
         assert_eq!(wrap("", 4), [""]);
         assert_eq!(wrap("ab\ncdefg", 4), ["ab", "cdef", "g"]);
+        assert_eq!(wrap("id_no, name, sex", 8), ["id_no,", "name,", "sex"], "words stay whole");
+        assert_eq!(wrap("a bcdefgh", 4), ["a", "bcde", "fgh"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::api::{AdminConfig, CallConfig};
 use crate::audit::AuditConfig;
 use crate::cache::CacheConfig;
 use crate::catalog::Faults;
-use crate::certs::{HardeningConfig, TlsConfig};
+use crate::certs::{HardeningConfig, TrustConfig};
 use crate::connectors::{RegistriesConfig, SourceConfig};
 use crate::identity::IdentityConfig;
 use crate::limits::LimitsConfig;
@@ -25,8 +25,8 @@ pub struct Config {
     pub trust_domain: String,
     /// Where it listens.
     pub server: ServerConfig,
-    /// The gateway's certificate and the departments' certificate authorities.
-    pub tls: TlsConfig,
+    /// The gateway's certificate, the departments' certificate authorities, and what they revoked.
+    pub trust: TrustConfig,
     /// Limits of connections.
     #[serde(default)]
     pub hardening: HardeningConfig,
@@ -95,12 +95,13 @@ impl Config {
             }
         };
         file.clone_into(&mut config.file);
+        file.clone_into(&mut config.identity.file);
         config.rebase(file.parent().unwrap_or(Path::new(".")));
         Ok(config)
     }
 
     fn rebase(&mut self, base: &Path) {
-        self.tls.rebase(base);
+        self.trust.rebase(base);
         self.identity.rebase(base);
         self.policy.rebase(base);
         self.registries.rebase(base);

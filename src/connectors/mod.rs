@@ -8,6 +8,7 @@
 mod flight;
 mod grpc;
 mod registry;
+mod rotate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -29,10 +32,12 @@ use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 use crate::limits::Limits;
 use crate::policy::{Permit, answers_subject};
 use crate::telemetry::{CacheResult, LimitScope, Metrics, TraceContext};
+use crate::watched::Rotation;
 
 pub use registry::{Registries, RegistriesConfig, RegistryConfig};
 
 use flight::{FlightKey, Flights};
+use rotate::{Looked, Rotating};
 
 /// More records than this answer [`FetchError::Ambiguous`] and release nothing.
 pub const MAX_RECORDS: usize = 32;
@@ -58,13 +63,14 @@ pub struct SourceConfig {
     pub certificate: PathBuf,
     /// PEM file with the key of that certificate.
     pub key: PathBuf,
-    /// Longest time for one answer, in milliseconds. The call's own deadline, less a margin, counts if it is sooner.
+    /// Longest time for one answer, in milliseconds, at most ten minutes. The call's own deadline, less a margin, counts
+    /// if it is sooner.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
-    /// Longest time to connect, in milliseconds.
+    /// Longest time to connect, in milliseconds; at most a minute.
     #[serde(default = "default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
-    /// Largest answer taken, in bytes.
+    /// Largest answer taken, in bytes; 1 KiB to 256 MiB.
     #[serde(default = "default_max_answer_bytes")]
     pub max_answer_bytes: usize,
 }
@@ -87,6 +93,17 @@ const fn default_max_answer_bytes() -> usize {
 }
 
 impl SourceConfig {
+    /// What is out of its bounds.
+    fn out_of_bounds(&self) -> impl Iterator<Item = String> {
+        let bounds = [
+            ("timeout_ms", self.timeout_ms, 1, 600_000),
+            ("connect_timeout_ms", self.connect_timeout_ms, 1, 60_000),
+            ("max_answer_bytes", self.max_answer_bytes as u64, 1_024, 256 << 20),
+        ];
+        let out = bounds.into_iter().filter(|(_, value, least, most)| !(*least..=*most).contains(value));
+        out.map(|(name, value, least, most)| format!("{name} is {value}; it must be {least} to {most}"))
+    }
+
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         for path in [&mut self.ca, &mut self.certificate, &mut self.key] {
@@ -180,6 +197,9 @@ pub enum FetchError {
     /// The provider refused the gateway.
     #[error("the provider refused")]
     Refused,
+    /// The answer is about somebody else.
+    #[error("the answer is about another subject, or keys do not match")]
+    AnotherSubject,
     /// The answer is not what was asked for.
     #[error("the answer is invalid: {0}")]
     Invalid(&'static str),
@@ -202,7 +222,8 @@ struct Connected {
     name: String,
     department: DepartmentCode,
     timeout: Duration,
-    source: Box<dyn Source>,
+    source: ArcSwap<Box<dyn Source>>,
+    rotating: Rotating,
     last_answer_us: AtomicU64,
     failures: AtomicU32,
 }
@@ -259,6 +280,11 @@ impl Connectors {
             }
             faults.0.extend(config.misfits(catalog).into_iter().map(at));
             let Ok(department) = config.department.parse::<DepartmentCode>() else { continue };
+            faults.0.extend(config.out_of_bounds().map(at));
+            if !crate::certs::upstream::is_address(&config.address) {
+                faults.0.push(at("address must be https://host:port".into()));
+                continue;
+            }
             let channel = match crate::certs::upstream::channel(&upstream(config)) {
                 Ok(channel) => channel,
                 Err(found) => {
@@ -270,7 +296,8 @@ impl Connectors {
                 name: config.name.clone(),
                 department: department.clone(),
                 timeout: Duration::from_millis(config.timeout_ms),
-                source: Box::new(grpc::GrpcSource::new(channel, config.max_answer_bytes)),
+                source: ArcSwap::from_pointee(grpc_source(channel, config)),
+                rotating: Rotating::new(config, &clock),
                 last_answer_us: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
             });
@@ -302,6 +329,36 @@ impl Connectors {
             failures: source.failures.load(Ordering::Relaxed),
         };
         self.0.sources.iter().map(status).collect()
+    }
+
+    /// Looks at each source's certificate, key and CAs; what is new is probed, and used if the department takes it.
+    pub async fn follow(&self) {
+        // Together, for one that is down must not hold up the others.
+        join_all(self.0.sources.iter().map(|source| self.follow_one(source))).await;
+    }
+
+    async fn follow_one(&self, source: &Connected) {
+        let name = &source.name;
+        match source.rotating.look(&self.0.clock).await {
+            Looked::Same => {}
+            Looked::Ready => match crate::certs::upstream::channel(&upstream(source.rotating.config())) {
+                Ok(channel) => {
+                    source.source.store(Arc::new(grpc_source(channel, source.rotating.config())));
+                    tracing::info!(source = name, "another identity or trust is used towards the source");
+                }
+                // They were in order a moment ago; the next look sees what became of them.
+                Err(faults) => tracing::error!(source = name, %faults, "rotation failed"),
+            },
+            Looked::Refused => {
+                let why = source.rotating.rotation().refused;
+                tracing::error!(source = name, why, "new identity or trust refused; the old one is used");
+            }
+        }
+    }
+
+    /// How the rotation of each source stands.
+    pub fn rotations(&self) -> Vec<Rotation> {
+        self.0.sources.iter().map(|source| source.rotating.rotation()).collect()
     }
 
     /// The records of `subject`, with at least the fields that `permit` may release, before `deadline`.
@@ -351,8 +408,9 @@ impl Connectors {
             self.0.metrics.limited(LimitScope::Provider);
             FetchError::Limited { retry_after: limited.retry_after }
         })?;
-        let answer = source.source.fetch(query, deadline);
-        tokio::time::timeout_at(deadline, answer).await.map_err(|_| FetchError::Timeout)?
+        // A fetch ends on the connection it began with, whatever is rotated meanwhile.
+        let live = source.source.load_full();
+        tokio::time::timeout_at(deadline, live.fetch(query, deadline)).await.map_err(|_| FetchError::Timeout)?
     }
 
     fn note(&self, source: &Connected, result: &Result<Vec<SourceRecord>, FetchError>, took: Duration) {
@@ -388,11 +446,15 @@ fn checked(query: &Query, records: Vec<SourceRecord>) -> Result<Vec<Bytes>, Fetc
             return Err(FetchError::Invalid("another certificate type"));
         }
         if !answers_subject(&query.subject, &record.value, &record.echoed) {
-            return Err(FetchError::Invalid("another subject, or keys that do not match"));
+            return Err(FetchError::AnotherSubject);
         }
         bytes.push(record.value);
     }
     Ok(bytes)
+}
+
+fn grpc_source(channel: tonic::transport::Channel, config: &SourceConfig) -> Box<dyn Source> {
+    Box::new(grpc::GrpcSource::new(channel, config.max_answer_bytes))
 }
 
 fn upstream(config: &SourceConfig) -> UpstreamConfig {

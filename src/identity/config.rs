@@ -23,6 +23,10 @@ pub struct IdentityConfig {
     /// File with the key, at least 32 bytes in hexadecimal, that issuers share with the gateway to name subjects in
     /// tokens without their numbers. Without it a token that names subjects covers none.
     pub subjects_key: Option<PathBuf>,
+
+    /// The configuration file, for faults.
+    #[serde(skip)]
+    pub file: PathBuf,
 }
 
 impl Default for IdentityConfig {
@@ -34,6 +38,7 @@ impl Default for IdentityConfig {
             issuers: Vec::new(),
             platforms: Vec::new(),
             subjects_key: None,
+            file: PathBuf::new(),
         }
     }
 }

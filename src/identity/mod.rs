@@ -12,8 +12,10 @@ mod purpose;
 #[cfg(test)]
 pub(crate) mod testing;
 mod token;
+mod tokens;
 
 pub use caller::{Caller, CallerError};
 pub use config::{IdentityConfig, IssuerConfig, PlatformConfig};
 pub use purpose::{Basis, Purpose, SubjectsKey, SubjectsKeyError};
 pub use token::{MAX_TOKEN_BYTES, TokenError, TokenVerifier};
+pub use tokens::Tokens;

@@ -6,7 +6,6 @@
 //! its times are checked on each use.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,25 +53,25 @@ impl TokenVerifier {
         use_our_crypto();
         let mut faults = Faults::default();
         let audience = format!("spiffe://{trust_domain}");
-        let section = Path::new("[identity]");
+        let section = |faults: &mut Faults, what: String| faults.of(&config.file, format!("[identity] {what}"));
         if !(1..=600).contains(&config.token_max_lifetime_s) {
-            faults.of(section, "token_max_lifetime_s must be 1 to 600");
+            section(&mut faults, "token_max_lifetime_s must be 1 to 600".into());
         }
         if config.leeway_s > 60 {
-            faults.of(section, "leeway_s must be at most 60");
+            section(&mut faults, "leeway_s must be at most 60".into());
         }
         if config.issuers.is_empty() {
-            faults.of(section, "no issuer: no token could ever be accepted");
+            section(&mut faults, "no issuer: no token could ever be accepted".into());
         }
-        config.unregistered(departments).into_iter().for_each(|message| faults.of(section, message));
+        config.unregistered(departments).into_iter().for_each(|message| section(&mut faults, message));
         let mut keys = KeyRing::new();
         let mut names = HashSet::new();
         for issuer in &config.issuers {
             if issuer.issuer.is_empty() || issuer.issuer.len() > MAX_ISSUER_CHARS || issuer.consumers.is_empty() {
-                faults.of(section, format!("issuer `{}` needs a name and at least one consumer", issuer.issuer));
+                section(&mut faults, format!("issuer `{}` needs a name and at least one consumer", issuer.issuer));
             }
             if !names.insert(issuer.issuer.as_str()) {
-                faults.of(section, format!("issuer `{}` stands twice", issuer.issuer));
+                section(&mut faults, format!("issuer `{}` stands twice", issuer.issuer));
             }
             let registered =
                 Arc::new(Issuer { name: issuer.issuer.as_str().into(), consumers: issuer.consumers.clone() });
@@ -81,10 +80,10 @@ impl TokenVerifier {
         let mut platforms = BTreeMap::new();
         for platform in &config.platforms {
             if platform.id.trust_domain() != trust_domain {
-                faults.of(section, format!("platform {} is of another trust domain", platform.id));
+                section(&mut faults, format!("platform {} is of another trust domain", platform.id));
             }
             if platforms.insert(platform.id.clone(), platform.consumers.clone()).is_some() {
-                faults.of(section, format!("platform {} stands twice", platform.id));
+                section(&mut faults, format!("platform {} stands twice", platform.id));
             }
         }
         let subjects_key = config.subjects_key.as_ref().and_then(|file| match SubjectsKey::load(file) {

@@ -10,7 +10,7 @@
 //!   ─► policy.decide ─► Permit                      field by field
 //!   ─► connectors.fetch ─► records of that subject  cache, single flight, deadline
 //!   ─► policy::settle ─► Settled                    conditions that the record alone can tell
-//!   ─► policy::project                              allow-listed fields only, at every depth
+//!   ─► policy::project                              allow-listed fields only, at every depth; Verify compares instead
 //!   ─► journal.append ─► Recorded                   durable, or no data
 //!   ─► reply + receipt
 //! ```
@@ -19,6 +19,7 @@ mod collect;
 mod reason;
 mod record;
 mod unescapable;
+mod verify;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,12 +32,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
 pub use reason::{Reason, Refused};
+pub use verify::{Verification, Verified, VerifyRequest};
 
 use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
 use crate::catalog::{CaseSubject, CertificateType, Fields, Matter, Subject};
 use crate::clock::{Clock, Timestamp};
-use crate::connectors::{Connectors, Fetched, Query, Registries};
-use crate::identity::{Caller, Purpose, TokenVerifier};
+use crate::connectors::{Connectors, FetchError, Fetched, Query, Registries};
+use crate::identity::{Caller, Purpose, Tokens};
 use crate::ids::{CaseId, RequestId};
 use crate::limits::{Limits, Tally};
 use crate::policy::{Mask, Mode, Permit, Policy, PolicyHash, ProjectError, Settled, Truths, Withheld, project, settle};
@@ -52,7 +54,7 @@ const MAX_READ_MASK: usize = 128;
 #[derive(Debug)]
 pub struct Gateway {
     /// Verifies tokens.
-    pub tokens: TokenVerifier,
+    pub tokens: Tokens,
     /// Bounds callers, subjects and providers.
     pub limits: Arc<Limits>,
     /// The policy generation that serves, catalog included. A request takes it once and keeps to it.
@@ -201,6 +203,37 @@ struct Release {
     fetched_at: Timestamp,
 }
 
+/// What a call ends with, not yet on record: [`Gateway::close`] makes an answer of it.
+trait Ending {
+    type Answer;
+
+    /// Notes it in the access record.
+    fn note(&self, draft: &mut Draft);
+
+    /// The answer, now that it is on record.
+    fn recorded(self, recorded: Recorded) -> Self::Answer;
+}
+
+impl Ending for Release {
+    type Answer = Answer;
+
+    fn note(&self, draft: &mut Draft) {
+        draft.released(self);
+    }
+
+    fn recorded(self, recorded: Recorded) -> Answer {
+        Answer {
+            records: self.records,
+            certificate_type: self.certificate_type,
+            grants: self.grants.iter().map(ToString::to_string).collect(),
+            policy: *self.permit.policy_hash(),
+            cached: self.cached,
+            fetched_at: self.fetched_at,
+            recorded,
+        }
+    }
+}
+
 /// One certificate of one subject as it is asked for, each part evidence of a step before.
 struct Wanted<'a> {
     call: &'a Call,
@@ -267,7 +300,7 @@ impl Gateway {
     async fn release(&self, wanted: Wanted<'_>, draft: &mut Draft) -> Result<Release, Refused> {
         let kind = wanted.kind;
         let (subject, permit) = self.decide(&wanted, Mode::Query, draft).await?;
-        let fetched = self.fetch(&wanted, subject, &permit, draft).await?;
+        let fetched = self.fetch(&wanted, subject, &permit, draft).await.map_err(|error| unfetched(kind, error))?;
 
         let mut records = Vec::with_capacity(fetched.answer.records.len());
         let mut grants: Vec<Arc<str>> = Vec::new();
@@ -335,7 +368,7 @@ impl Gateway {
         subject: Subject,
         permit: &Permit,
         draft: &mut Draft,
-    ) -> Result<Fetched, Refused> {
+    ) -> Result<Fetched, FetchError> {
         let query = Query {
             request_id: wanted.call.id,
             subject,
@@ -343,10 +376,8 @@ impl Gateway {
             purpose: wanted.purpose.clone(),
             trace: wanted.call.trace,
         };
-        let fetched = self.connectors.fetch(permit, query, wanted.call.deadline).await.map_err(|error| {
-            draft.detail(&error.to_string());
-            Refused::from(error).with("provider", wanted.kind.provider.to_string())
-        })?;
+        let fetched = self.connectors.fetch(permit, query, wanted.call.deadline).await;
+        let fetched = fetched.inspect_err(|error| draft.detail(&error.to_string()))?;
         draft.fetched(&fetched);
         Ok(fetched)
     }
@@ -390,21 +421,17 @@ impl Gateway {
         }
     }
 
-    /// Records how a lookup ended, then hands out what it ended with. This is the only way out.
-    async fn close(&self, call: &Call, mut draft: Draft, ended: Result<Release, Refused>) -> Result<Answer, Refusal> {
+    /// Records how a call ended, then hands out what it ended with. This is the only way out.
+    async fn close<E: Ending>(
+        &self,
+        call: &Call,
+        mut draft: Draft,
+        ended: Result<E, Refused>,
+    ) -> Result<E::Answer, Refusal> {
         match ended {
-            Ok(release) => {
-                draft.released(&release);
-                let recorded = self.append(call, draft).await.map_err(unrecorded)?;
-                Ok(Answer {
-                    records: release.records,
-                    certificate_type: release.certificate_type,
-                    grants: release.grants.iter().map(ToString::to_string).collect(),
-                    policy: *release.permit.policy_hash(),
-                    cached: release.cached,
-                    fetched_at: release.fetched_at,
-                    recorded,
-                })
+            Ok(ending) => {
+                ending.note(&mut draft);
+                Ok(ending.recorded(self.append(call, draft).await.map_err(unrecorded)?))
             }
             Err(refused) => Err(self.refuse(call, draft, refused).await),
         }
@@ -473,6 +500,11 @@ fn read_mask(kind: &CertificateType, paths: &[String]) -> Result<Fields, Refused
         })?;
     }
     Ok(want)
+}
+
+/// No answer of the department's, and whose it would have been.
+fn unfetched(kind: &CertificateType, error: FetchError) -> Refused {
+    Refused::from(error).with("provider", kind.provider.to_string())
 }
 
 /// A record that is no message of its type: nothing of it may leave.

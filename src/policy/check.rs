@@ -214,12 +214,10 @@ impl FileCheck<'_> {
         self.decidable(when, &certificate_type, entry.when.first().map_or(here, Spanned::span));
         let mut fields = Fields::EMPTY;
         for path in &entry.fields {
-            fields |= if path.get_ref() == "*" {
-                (0..certificate_type.leaves.len()).collect()
-            } else {
-                self.path(path, &certificate_type)
-            };
+            fields |= if path.get_ref() == "*" { certificate_type.all() } else { self.path(path, &certificate_type) };
         }
+        // What may not be had may not be concluded from either.
+        let fields = certificate_type.with_conclusions(fields);
         Some(Deny {
             consumers: (!everybody).then_some(consumers),
             matter: matter.code.clone(),
@@ -462,9 +460,9 @@ impl FileCheck<'_> {
         masks.into_iter().collect()
     }
 
-    /// The leaves of a path.
+    /// The leaves of a path, or a predicate.
     fn path(&mut self, path: &Spanned<String>, certificate_type: &CertificateType) -> Fields {
-        certificate_type.expand(path.get_ref()).unwrap_or_else(|| {
+        certificate_type.named(path.get_ref()).unwrap_or_else(|| {
             self.fault(path.span(), unknown_field(path.get_ref(), certificate_type));
             Fields::EMPTY
         })
@@ -547,7 +545,7 @@ fn check_inference(grants: &[(Arc<Grant>, (usize, usize))], files: &[GrantFile],
 }
 
 pub(super) fn unknown_field(path: &str, certificate_type: &CertificateType) -> String {
-    let paths = certificate_type.leaves.iter().map(|leaf| leaf.path.as_str());
+    let paths = certificate_type.all().iter().map(|field| certificate_type.path(field));
     format!("{} of `{}`", unknown("field", path, paths), certificate_type.code)
 }
 

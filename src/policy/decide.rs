@@ -61,7 +61,7 @@ impl Permit {
         self.mode
     }
 
-    /// Leaves that may leave in some form, unless the record forbids it.
+    /// Fields that may leave in some form, or be compared, unless the record forbids it.
     pub fn open(&self) -> Fields {
         self.open
     }
@@ -84,7 +84,12 @@ impl Permit {
     /// What to ask the provider for: what may leave, what conditions are decided on, and what shows that the answer is
     /// about the subject. Empty if nothing may leave.
     pub fn fetch_fields(&self) -> Fields {
-        if self.may_release() { self.open | self.needed } else { Fields::EMPTY }
+        if self.may_release() { self.certificate_type.sources(self.open) | self.needed } else { Fields::EMPTY }
+    }
+
+    /// Ids of the grants that give some of [`Self::open`], unless the record forbids it.
+    pub fn grants(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.candidates.iter().map(|(grant, _)| &grant.id)
     }
 
     /// Hash of the policy that decided.
@@ -251,11 +256,15 @@ impl Table {
         }
 
         denied |= sure;
+        let gives = |grant: &Grant| match ask.mode {
+            Mode::Verify => grant.comparable(&certificate_type),
+            Mode::Query | Mode::File => grant.fields,
+        };
         let mut open = Fields::EMPTY;
         let mut candidates = Vec::new();
         let mut record_facts = pending.iter().fold(FactSet::EMPTY, |all, deny| all | deny.when);
         for grant in grants {
-            let named = (grant.fields & ask.want) - never - denied;
+            let named = (gives(grant) & ask.want) - never - denied;
             let given = self.judge(grant, named, ask, truths, record, undecidable, &mut failures);
             if !given.is_empty() {
                 open |= given;
@@ -264,7 +273,7 @@ impl Table {
             }
         }
 
-        let named = grants.iter().fold(Fields::EMPTY, |all, grant| all | grant.fields);
+        let named = grants.iter().fold(Fields::EMPTY, |all, grant| all | gives(grant));
         let why = |leaf: usize| {
             let of_leaf = failures.iter().filter(|failure| failure.fields.contains(leaf));
             let furthest = of_leaf.max_by_key(|failure| failure.reason);
@@ -324,8 +333,6 @@ impl Table {
         if grant.mode < ask.mode {
             return refused(named, WithheldReason::VerifyOnly, None);
         }
-        // Who may read a value only masked may not find the rest of it by comparing.
-        let named = if ask.mode == Mode::Verify { named - grant.masked() } else { named };
         if ask.today > grant.valid_until {
             return refused(named, WithheldReason::GrantExpired, None);
         }

@@ -6,7 +6,7 @@ use time::Date;
 
 use super::facts::FactSet;
 use super::mask::Mask;
-use crate::catalog::{ConsumerKind, Fields};
+use crate::catalog::{CertificateType, ConsumerKind, Fields};
 use crate::ids::DepartmentCode;
 
 /// The most that a grant may disclose, least first (共享方式).
@@ -70,7 +70,7 @@ pub struct Grant {
     pub roles: Vec<String>,
     /// The most it may disclose.
     pub mode: Mode,
-    /// The leaves it gives, masked ones included; never empty.
+    /// The leaves it gives, masked ones included, and the predicates it names; never empty.
     pub fields: Fields,
     /// Leaves given only in a masked form, weakest mask first, no leaf twice.
     pub masks: Vec<(Mask, Fields)>,
@@ -102,6 +102,12 @@ impl Grant {
     /// The leaves it gives in clear.
     pub fn clear(&self) -> Fields {
         self.fields - self.masked()
+    }
+
+    /// What it lets be compared: what it gives in clear, and every predicate that is drawn from nothing else. Who may read
+    /// a value only masked may not find the rest of it by comparing.
+    pub fn comparable(&self, certificate_type: &CertificateType) -> Fields {
+        certificate_type.with_conclusions_within(self.clear())
     }
 }
 

@@ -56,6 +56,7 @@
 mod answer;
 mod bundle;
 mod check;
+mod compare;
 mod config;
 mod decide;
 pub mod diff;
@@ -65,6 +66,7 @@ mod grant;
 mod holidays;
 mod mask;
 mod reason;
+mod scan;
 mod settle;
 mod signed;
 mod store;
@@ -82,6 +84,7 @@ use aws_lc_rs::digest;
 use time::{Date, Month};
 
 pub use answer::answers_subject;
+pub use compare::{Claim, ClaimError, Compared, compare};
 pub use config::{PolicyConfig, PolicyMode, Rules};
 pub use decide::Permit;
 pub use facts::{Case, Fact, FactSet, FactSource, Given, Needs, Party, Stage, Truths, Vocabulary};
@@ -153,6 +156,7 @@ impl Policy {
     /// All faults of all files at once.
     pub fn load(bundle: &Path, catalog: Arc<Catalog>) -> Result<Self, Faults> {
         let mut faults = Faults::default();
+        check_masks(&catalog, &mut faults);
         let mut known = Known::of(&catalog);
         let facts = file::read_text(&bundle.join("facts.toml"), &mut faults);
         let holidays = file::read_text(&bundle.join("holidays.toml"), &mut faults);
@@ -239,7 +243,7 @@ impl Policy {
             minor: (subject.keys().iter())
                 .filter(|key| matches!(key.kind, ValueKind::IdNumber | ValueKind::PersonOrEntityNo))
                 .filter_map(|key| checks::birth_date_of(&key.value))
-                .any(|birth| is_under_14(birth, today)),
+                .any(|birth| !has_completed(birth, 14, today)),
             today,
             given,
         };
@@ -260,6 +264,18 @@ impl Policy {
     }
 }
 
+/// Adds a fault for every mask that the catalog names and nobody knows: grants would not be held to it, and a birth date
+/// is known by its mask.
+pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
+    for ty in catalog.certificate_types() {
+        for leaf in &ty.leaves {
+            if let Some(mask) = leaf.mask.as_deref().filter(|mask| Mask::named(mask).is_none()) {
+                faults.of(Path::new(&ty.message), format!("{}: no mask `{mask}`", leaf.path));
+            }
+        }
+    }
+}
+
 /// The vocabulary of the two files, either of which may be missing.
 fn vocabulary(
     facts: Option<&(PathBuf, String)>,
@@ -274,12 +290,12 @@ fn vocabulary(
     Vocabulary::new(facts, regions, holidays)
 }
 
-/// True up to and with the fourteenth birthday (不满十四周岁: a year of age is complete the day after the birthday).
-fn is_under_14(birth: Date, today: Date) -> bool {
-    let year = birth.year() + 14;
+/// True from the day after the birthday on: that is when a year of age is complete (周岁).
+fn has_completed(birth: Date, years: u16, day: Date) -> bool {
+    let year = birth.year() + i32::from(years);
     // Born on 29 February: the first of March.
     let birthday = birth.replace_year(year).or_else(|_| Date::from_calendar_date(year, Month::March, 1));
-    birthday.is_ok_and(|birthday| today <= birthday)
+    birthday.is_ok_and(|birthday| day > birthday)
 }
 
 /// SHA-256 over the policy: every file of the bundle with its name.

@@ -112,7 +112,7 @@ pub(super) fn forms(permit: &Permit, truths: Truths) -> Forms {
             continue;
         }
         grants.push(Arc::clone(&grant.id));
-        clear |= given & grant.clear();
+        clear |= given - grant.masked();
         for (mask, fields) in &grant.masks {
             if let Some(of_mask) = masks.get_mut(*mask as usize) {
                 *of_mask |= given & *fields;

@@ -122,9 +122,7 @@ fn check_value(wire: Wire, field: &Field<'_>) -> Result<(), ProjectError> {
         Wire::String => utf8(field.value).map(drop),
         Wire::Varint if packed => {
             let mut values = Reader::new(field.value);
-            while !values.rest.is_empty() {
-                values.varint()?;
-            }
+            while values.number()?.is_some() {}
             Ok(())
         }
         Wire::Fixed32 if packed && !field.value.len().is_multiple_of(4) => Err(wrong_size),
@@ -209,6 +207,11 @@ impl<'a> Reader<'a> {
             _ => return Err(ProjectError::Malformed("a group or an unknown encoding")),
         };
         Ok(Some(Field { number, payload, value, raw: consumed(start, self.rest) }))
+    }
+
+    /// The next of numbers that stand one behind the other, packed; `None` at the end.
+    pub(super) fn number(&mut self) -> Result<Option<u64>, ProjectError> {
+        if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
     }
 
     /// At most 10 bytes and 64 bits.

@@ -15,7 +15,15 @@
 //! | `oncegate_log_entries_total` | counter | `kind` |
 //! | `oncegate_log_wait_seconds` | histogram | |
 //! | `oncegate_log_writable` | gauge, 1 or 0 | |
-//! | `oncegate_leaf_expiry_seconds` | gauge, Unix time | |
+//! | `oncegate_trust_expiry_seconds` | gauge, Unix time | `kind`, `name` |
+//! | `oncegate_trust_generation` | gauge: the number that serves | |
+//! | `oncegate_trust_on_disk` | gauge: the number `current` leads to | |
+//! | `oncegate_trust_staged_seconds` | gauge, Unix time, 0 if nothing is staged | |
+//! | `oncegate_trust_refused` | gauge, 1 or 0 | |
+//! | `oncegate_trust_reloads_total` | counter | `result` |
+//! | `oncegate_rotation_refused` | gauge, 1 or 0 | `part` |
+//! | `oncegate_connections_ended` | gauge, since the start | `result` |
+//! | `oncegate_handshakes_refused` | gauge, since the start | `result` |
 //! | `oncegate_unknown_fields_total` | counter | `certificate_type` |
 //! | `oncegate_build_info` | info | `version` |
 //!
@@ -53,7 +61,7 @@ pub struct Metrics {
     log_entries: Family<KindLabel, Counter>,
     log_wait: Histogram,
     log_writable: Gauge,
-    leaf_expiry: Gauge,
+    trust: TrustGauges,
     unknown_fields: Family<TypeLabel, Counter>,
 }
 
@@ -75,7 +83,7 @@ impl Metrics {
             log_entries: Family::default(),
             log_wait: log_histogram(),
             log_writable: Gauge::default(),
-            leaf_expiry: Gauge::default(),
+            trust: TrustGauges::default(),
             unknown_fields: Family::default(),
         };
         metrics.zero_closed_sets();
@@ -150,9 +158,36 @@ impl Metrics {
         self.log_writable.set(i64::from(writable));
     }
 
-    /// When the gateway's own certificate ends.
-    pub fn leaf_expiry(&self, not_after: Timestamp) {
-        self.leaf_expiry.set(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX));
+    /// The state of trust; parts that are gone lose their series.
+    pub fn trust(&self, state: &TrustState<'_>) {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let gauges = &self.trust;
+        gauges.generation.set(number(state.generation));
+        gauges.on_disk.set(number(state.on_disk));
+        gauges.staged.set(number(state.staged_at.as_secs()));
+        gauges.refused.set(i64::from(state.refused));
+        gauges.expiry.clear();
+        for (kind, name, at) in &state.expiries {
+            let label = PartLabels { kind: (*kind).to_owned(), name: name.clone() };
+            gauges.expiry.get_or_create(&label).set(number(at.as_secs()));
+        }
+        for (result, count) in [("drained", state.drained), ("killed", state.killed)] {
+            gauges.ended.get_or_create(&ResultLabel { result }).set(number(count));
+        }
+        for (result, count) in &state.handshakes_refused {
+            gauges.handshakes_refused.get_or_create(&ResultLabel { result }).set(number(*count));
+        }
+    }
+
+    /// A generation that was found on disk serves, or was refused.
+    pub fn trust_reload(&self, serves: bool) {
+        let result = if serves { "activated" } else { "refused" };
+        self.trust.reloads.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Whether newer material of a part beside the generations waits: a source's identity, or the token keys.
+    pub fn rotation_refused(&self, part: &str, refused: bool) {
+        self.trust.rotation.get_or_create(&RotationLabel { part: part.to_owned() }).set(i64::from(refused));
     }
 
     /// Fields of a provider's answer that the type's descriptor has not, all dropped. `certificate_type` is a code of
@@ -176,6 +211,9 @@ impl Metrics {
             drop(self.limited.get_or_create(&ScopeLabel { scope: scope.word() }));
         }
         drop(self.handshakes.get_or_create(&ResultLabel { result: "ok" }));
+        for result in ["activated", "refused"] {
+            drop(self.trust.reloads.get_or_create(&ResultLabel { result }));
+        }
         for kind in LogKind::ALL {
             drop(self.log_entries.get_or_create(&KindLabel { kind: kind.word() }));
         }
@@ -201,12 +239,62 @@ impl Metrics {
         let help = "Time an entry waits until it is durable";
         list.register_with_unit("log_wait", help, Unit::Seconds, self.log_wait.clone());
         list.register("log_writable", "1 if the access log takes entries", self.log_writable.clone());
-        let help = "Unix time at which the gateway's certificate ends";
-        list.register_with_unit("leaf_expiry", help, Unit::Seconds, self.leaf_expiry.clone());
+        self.trust.register(list);
         let help = "Fields of providers' answers dropped as unknown";
         list.register("unknown_fields", help, self.unknown_fields.clone());
         list.register("build", "The running program", Info::new([("version", version)]));
         self
+    }
+}
+
+/// The state of trust at one moment.
+#[derive(Debug, Default)]
+pub struct TrustState<'a> {
+    /// Number of the generation that serves.
+    pub generation: u64,
+    /// Number that `current` leads to; of the one that serves where directories have no numbers.
+    pub on_disk: u64,
+    /// When what is staged was staged; zero if nothing is.
+    pub staged_at: Timestamp,
+    /// Whether what `current` leads to is refused.
+    pub refused: bool,
+    /// Kind, name and end of each part.
+    pub expiries: Vec<(&'a str, String, Timestamp)>,
+    /// Connections drained since the start.
+    pub drained: u64,
+    /// Connections killed since the start.
+    pub killed: u64,
+    /// Handshakes refused since the start, by reason.
+    pub handshakes_refused: Vec<(&'static str, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct TrustGauges {
+    expiry: Family<PartLabels, Gauge>,
+    generation: Gauge,
+    on_disk: Gauge,
+    staged: Gauge,
+    refused: Gauge,
+    reloads: Family<ResultLabel, Counter>,
+    rotation: Family<RotationLabel, Gauge>,
+    ended: Family<ResultLabel, Gauge>,
+    handshakes_refused: Family<ResultLabel, Gauge>,
+}
+
+impl TrustGauges {
+    fn register(&self, list: &mut Registry) {
+        let help = "Unix time at which a part of the trust material ends";
+        list.register_with_unit("trust_expiry", help, Unit::Seconds, self.expiry.clone());
+        list.register("trust_generation", "Number of the trust generation that serves", self.generation.clone());
+        list.register("trust_on_disk", "Number of the trust generation in force on disk", self.on_disk.clone());
+        let help = "Unix time at which the next generation was staged, 0 if none is";
+        list.register_with_unit("trust_staged", help, Unit::Seconds, self.staged.clone());
+        list.register("trust_refused", "1 if the generation in force on disk is refused", self.refused.clone());
+        list.register("trust_reloads", "Generations found on disk by result", self.reloads.clone());
+        list.register("rotation_refused", "1 if newer material of a part waits", self.rotation.clone());
+        list.register("connections_ended", "Connections ended for trust since the start", self.ended.clone());
+        let help = "Handshakes refused since the start by reason";
+        list.register("handshakes_refused", help, self.handshakes_refused.clone());
     }
 }
 
@@ -217,17 +305,20 @@ pub enum FieldDecision {
     Released,
     /// Released masked.
     Masked,
+    /// Compared with a claimed value.
+    Compared,
     /// Withheld.
     Withheld,
 }
 
 impl FieldDecision {
-    const ALL: [Self; 3] = [Self::Released, Self::Masked, Self::Withheld];
+    const ALL: [Self; 4] = [Self::Released, Self::Masked, Self::Compared, Self::Withheld];
 
     fn word(self) -> &'static str {
         match self {
             Self::Released => "released",
             Self::Masked => "masked",
+            Self::Compared => "compared",
             Self::Withheld => "withheld",
         }
     }
@@ -258,17 +349,20 @@ pub enum LimitScope {
     Caller,
     /// About one subject.
     Subject,
+    /// Wrong claims about one subject.
+    Attempts,
     /// Of one provider, at once.
     Provider,
 }
 
 impl LimitScope {
-    const ALL: [Self; 3] = [Self::Caller, Self::Subject, Self::Provider];
+    const ALL: [Self; 4] = [Self::Caller, Self::Subject, Self::Attempts, Self::Provider];
 
     fn word(self) -> &'static str {
         match self {
             Self::Caller => "caller",
             Self::Subject => "subject",
+            Self::Attempts => "attempts",
             Self::Provider => "provider",
         }
     }
@@ -338,6 +432,17 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabels {
+    kind: String,
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RotationLabel {
+    part: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ScopeLabel {
     scope: &'static str,
 }
@@ -380,7 +485,21 @@ mod tests {
         metrics.handshake("ok");
         metrics.log_entry(LogKind::Access, Duration::from_micros(300));
         metrics.log_writable(true);
-        metrics.leaf_expiry(Timestamp::from_secs(1_900_000_000));
+        let end = Timestamp::from_secs(1_900_000_000);
+        for name in ["gone", "GA"] {
+            metrics.trust(&TrustState {
+                generation: 7,
+                on_disk: 8,
+                refused: true,
+                expiries: vec![("client_ca", name.to_owned(), end)],
+                drained: 2,
+                killed: 3,
+                handshakes_refused: vec![("revoked", 4)],
+                ..TrustState::default()
+            });
+        }
+        metrics.trust_reload(false);
+        metrics.rotation_refused("source birth", true);
         metrics.unknown_fields("marriage_certificate", 2);
         let text = metrics.encode();
         for line in [
@@ -399,12 +518,21 @@ mod tests {
             "oncegate_log_entries_total{kind=\"access\"} 1",
             "oncegate_log_wait_seconds_count 1",
             "oncegate_log_writable 1",
-            "oncegate_leaf_expiry_seconds 1900000000",
+            "oncegate_trust_expiry_seconds{kind=\"client_ca\",name=\"GA\"} 1900000000",
+            "oncegate_trust_generation 7",
+            "oncegate_trust_on_disk 8",
+            "oncegate_trust_staged_seconds 0",
+            "oncegate_trust_refused 1",
+            "oncegate_trust_reloads_total{result=\"refused\"} 1",
+            "oncegate_rotation_refused{part=\"source birth\"} 1",
+            "oncegate_connections_ended{result=\"killed\"} 3",
+            "oncegate_handshakes_refused{result=\"revoked\"} 4",
             "oncegate_unknown_fields_total{certificate_type=\"marriage_certificate\"} 2",
             "oncegate_build_info{version=\"1.2.3\"} 1",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\nnot in\n{text}");
         }
+        assert!(!text.contains("gone"), "a part that is gone has no series");
         assert!(text.ends_with("# EOF\n"));
     }
 }

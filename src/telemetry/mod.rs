@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use metrics::{CacheResult, FieldDecision, LimitScope, LogKind, Metrics};
+pub use metrics::{CacheResult, FieldDecision, LimitScope, LogKind, Metrics, TrustState};
 pub use observe::serve;
 pub use trace::{TraceContext, TraceError};
 
@@ -47,11 +47,22 @@ pub enum LogFormat {
 #[error("telemetry.filter: {0}")]
 pub struct FilterError(String);
 
+impl TelemetryConfig {
+    /// # Errors
+    /// If the filter can't be read.
+    pub fn check(&self) -> Result<(), FilterError> {
+        self.env_filter().map(drop)
+    }
+
+    fn env_filter(&self) -> Result<EnvFilter, FilterError> {
+        EnvFilter::try_new(&self.filter).map_err(|error| FilterError(error.to_string()))
+    }
+}
+
 /// Starts writing log lines to standard error. Only the first call of a process has an effect, so tests and tools may
 /// call it as they like.
 pub fn init(config: &TelemetryConfig) -> Result<(), FilterError> {
-    let filter = EnvFilter::try_new(&config.filter).map_err(|error| FilterError(error.to_string()))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(config.env_filter()?).with_writer(std::io::stderr);
     // `try_init` fails only where a subscriber is installed already, which is what is promised.
     let _ = match config.format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init(),

@@ -488,7 +488,7 @@ async fn kill_nine_in_an_activation_leaves_one_policy() {
     let mut last = 1;
     for round in 0..ROUNDS {
         let mut server = place.start();
-        let desk = Desk(channel(place.path().join("run/admin.sock")).await);
+        let desk = Desk(channel(place.path("run/admin.sock")).await);
         let policy = desk.policy().await.unwrap();
         assert!(policy.serving >= last, "round {round}: what was answered for is not lost");
         last = policy.serving;

@@ -280,6 +280,16 @@ impl Site {
         config
     }
 
+    /// The text of the metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(&self.observe).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
     /// A channel with another system's certificate.
     pub(crate) fn channel_of(&self, department: &str, system: &str) -> Channel {
         profile(&self.address, department, system).client(Clock::system()).unwrap().channel

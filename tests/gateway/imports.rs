@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Rooms by row, as `src/lib.rs` lists them.
 const ROWS: &[&[&str]] = &[
     &["ids", "clock", "pb"],
-    &["telemetry"],
+    &["telemetry", "watched"],
     &["catalog", "identity"],
     &["limits", "cache", "audit", "certs"],
     &["policy"],

@@ -78,8 +78,15 @@ async fn a_provider_has_a_bound_of_calls_in_flight() {
 
 #[tokio::test]
 async fn the_gateway_has_a_bound_of_calls_in_progress() {
-    let site = Site::with(|config| config.calls.in_flight = 0).await;
-    let limited = site.refused(site.lookup("GA", request()).await, Code::ResourceExhausted, "GATEWAY_LIMITED");
+    let site = Site::with(|config| config.calls.in_flight = 1).await;
+    site.birth.answers_after(Duration::from_millis(400), vec![birth()]);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        site.lookup("GA", request()).await
+    };
+    let (first, second) = tokio::join!(site.lookup("GA", request()), late);
+    first.unwrap();
+    let limited = site.refused(second, Code::ResourceExhausted, "GATEWAY_LIMITED");
     assert!(retry_delay(&limited) > Duration::ZERO);
     site.close().await;
 }

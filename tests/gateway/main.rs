@@ -23,4 +23,6 @@ mod process;
 mod provider;
 mod registry;
 mod tokens;
+mod trust;
 mod types;
+mod verify;

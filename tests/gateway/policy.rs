@@ -50,6 +50,12 @@ async fn each_refusal_of_the_policy_is_reached() {
     });
     let outside = site.send(site.channel.clone(), Some(&outside), request()).await;
     site.refused(outside, Code::PermissionDenied, "PURPOSE_MISMATCH");
+    // The tag of nobody: 32 zeros.
+    let other = site.token_with("GA", |claims| {
+        claims["authorization_details"][0]["subjects"] = json!(["A".repeat(43)]);
+    });
+    let other = site.send(site.channel.clone(), Some(&other), request()).await;
+    site.refused(other, Code::PermissionDenied, "PURPOSE_MISMATCH");
 
     assert_eq!(site.birth.calls() + site.population.calls(), 0, "nothing may be released, so nobody was asked");
     site.close().await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::harness::{
     Around, Script, Site, birth, claims, copy_tree, deployment, key_of, mask, mother_id, out, profile, request, subject,
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
 
 /// `oncegate serve` as a child, ended with the test.
 pub(crate) struct Server {
@@ -88,8 +88,8 @@ impl Place {
         Self { dir, birth: around.birth, stop }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     pub(crate) fn start(&self) -> Server {
@@ -289,7 +289,7 @@ async fn a_wrong_configuration_is_named_and_ends_with_78() {
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("gateway.toml:") && text.contains("listen_adress"), "{text}");
 
-    let missing = Place::new(|text| text.replace("gateway/server.pem", "gateway/none.pem")).await;
+    let missing = Place::new(|text| text.replacen("ca/WJ.pem", "ca/none.pem", 1)).await;
     let (code, text) = run(&missing);
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("none.pem"), "{text}");
@@ -344,6 +344,13 @@ fn check_finds_every_fault_of_every_room_at_once() {
         ("gateway.toml", "tokens/SW.jwks.json", "tokens/SX.jwks.json"),
         ("gateway.toml", "audit/escrow.pub", "audit/none.pub"),
         ("gateway.toml", "department = \"CL\"", "department = \"XX\""),
+        ("gateway.toml", "max_connections = 4096", "max_connections = 0"),
+        ("gateway.toml", "in_flight = 4096 ", "in_flight = 9223372036854775807 "),
+        ("gateway.toml", "filter = \"info\"", "filter = \"in=fo\""),
+        ("gateway.toml", "providers = { CL = 32 }", "providers = { LC = 32 }"),
+        ("gateway.toml", "leeway_s = 10", "leeway_s = 61"),
+        ("gateway.toml", "https://127.0.0.1:7454", "http://127.0.0.1:7454"),
+        ("gateway.toml", "timeout_ms = 5000               #", "timeout_ms = 0 #"),
     ] {
         edit(dir.path(), file, from, to);
     }
@@ -361,8 +368,31 @@ fn check_finds_every_fault_of_every_room_at_once() {
         "ca/TT.pem: can't be read",
         "SX.jwks.json",
         "none.pub",
-        "source disability: unknown department XX",
+        "gateway.toml: source disability: unknown department XX",
+        "gateway.toml: [hardening] max_connections is 0",
+        "gateway.toml: [calls] in_flight is 9223372036854775807",
+        "gateway.toml: telemetry.filter: ",
+        "gateway.toml: limits.providers: no department LC",
+        "gateway.toml: [identity] leeway_s",
+        "gateway.toml: source enterprise: address must be https://host:port",
+        "gateway.toml: source birth: timeout_ms is 0",
     ] {
         assert!(wrong.contains(due), "{due} is not in\n{wrong}");
     }
+}
+
+#[test]
+fn a_set_that_is_damaged_is_built_anew() {
+    let dir = copy_of_the_deployment();
+    let types = dir.path().join("policy/types");
+    std::fs::create_dir_all(&types).unwrap();
+    let set = types.join("own.binpb");
+    std::fs::write(&set, "damaged").unwrap();
+    assert_eq!(check(dir.path(), &[]).0, Some(78));
+    let mut build = Command::new(PROGRAM);
+    build.args(["catalog", "build", "deploy/examples/health_permit.proto", "--out"]).arg(&set);
+    let output = build.arg("--config").arg(dir.path().join("gateway.toml")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (code, _, wrong) = check(dir.path(), &[]);
+    assert_eq!(code, Some(0), "{wrong}");
 }

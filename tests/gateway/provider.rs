@@ -34,6 +34,11 @@ async fn each_failure_of_a_provider_has_its_reason() {
     site.birth.answers(vec![wrong_type]);
     site.refused(ask().await, Code::Unavailable, "PROVIDER_ANSWER_INVALID");
 
+    let mut renamed = birth();
+    renamed.record.as_mut().unwrap().type_url = "type.googleapis.com/oncegate.records.v1.DeathRecord".into();
+    site.birth.answers(vec![renamed]);
+    site.refused(ask().await, Code::Unavailable, "PROVIDER_ANSWER_INVALID");
+
     let mut garbage = birth();
     garbage.record.as_mut().unwrap().value.extend([0xff, 0xff, 0xff]);
     site.birth.answers(vec![garbage]);
@@ -154,6 +159,9 @@ async fn a_slow_provider_costs_its_caller_the_deadline_and_nobody_else_anything(
 async fn the_callers_deadline_travels_and_counts() {
     let site = Site::start().await;
     site.birth.answers_after(Duration::from_secs(30), vec![birth()]);
+    // The connections stand before the clock runs.
+    let unknown = pb::LookupRequest { read_mask: mask(&["nope"]), ..request() };
+    site.refused(site.lookup("GA", unknown).await, Code::InvalidArgument, "FIELD_UNKNOWN");
     let mut call = tonic::Request::new(request());
     call.metadata_mut().insert("authorization", format!("Bearer {}", site.token("GA")).parse().unwrap());
     // The header alone, so that the gateway's answer arrives before this client gives up.
@@ -220,4 +228,58 @@ async fn twins_are_two_records() {
     let id = answer.receipt.unwrap().request_id;
     let entries = site.close().await;
     assert_eq!((entries[&id].len(), entries[&id][0].records.len()), (1, 2));
+}
+
+#[tokio::test]
+async fn of_a_type_with_one_record_two_are_ambiguous() {
+    let site = Site::start().await;
+    let child = oncegate::cli::demo::numbers::id_number(time::macros::date!(2026 - 10 - 05), 21);
+    let page = record("HouseholdRegister", &[("id_no", &child), ("name", "乌有安"), ("division_code", "990784")]);
+    let ask = pb::LookupRequest {
+        certificate_type: "household_register".into(),
+        subjects: vec![subject("child", &[("id_no", &child), ("name", "乌有安")])],
+        read_mask: mask(&["division_code"]),
+        ..request()
+    };
+    site.registry.knows(&ask.subjects);
+    site.population.answers(vec![page.clone(), page.clone()]);
+    site.refused(site.lookup("RS", ask.clone()).await, Code::FailedPrecondition, "RECORD_AMBIGUOUS");
+    site.population.answers(vec![page]);
+    assert_eq!(fields(&site.lookup("RS", ask).await.unwrap().records[0])["division_code"], "990784");
+    site.close().await;
+}
+
+#[tokio::test]
+async fn what_changes_too_often_is_never_served_from_memory() {
+    let site = Site::with(|config| {
+        // The scripted source stands in for the register of titles, too.
+        let script = config.sources.iter().find(|source| source.name == "birth").unwrap().clone();
+        let titles = config.sources.iter_mut().find(|source| source.name == "real-estate-register").unwrap();
+        (titles.address, titles.ca, titles.server_id) = (script.address, script.ca, script.server_id);
+    })
+    .await;
+    let holder = mother_id();
+    site.birth.answers(vec![record(
+        "RealEstateTitle",
+        &[("certificate_no", "T900000001"), ("holder_id_no", &holder), ("holder_name", "乌有宁")],
+    )]);
+    let token = site.token_with("GJJ", |claims| {
+        let details = &mut claims["authorization_details"][0];
+        details["matter"] = "housing_fund_loan".into();
+        details["legal_basis_reference"] = "不动产登记暂行条例 第二十五条".into();
+    });
+    for (path, cached) in [("location", false), ("location", true), ("restrictions", false), ("restrictions", false)] {
+        let ask = pb::LookupRequest {
+            matter: "housing_fund_loan".into(),
+            certificate_type: "real_estate_title".into(),
+            subject_role: "applicant".into(),
+            subjects: vec![subject("applicant", &[("id_no", &holder), ("name", "乌有宁")])],
+            read_mask: mask(&[path]),
+            ..request()
+        };
+        let answer = site.send(site.channel.clone(), Some(&token), ask).await.unwrap();
+        assert_eq!(answer.decision.unwrap().cached, cached, "{path}");
+    }
+    assert_eq!(site.birth.calls(), 3);
+    site.close().await;
 }

@@ -162,8 +162,15 @@ async fn reflection_shows_each_caller_what_it_may_use() {
         (sj(), "oncegate.audit.v1.Access"),
         (sj(), "no.Such"),
     ] {
-        assert!(sees(channel, symbol(name)).await.is_none(), "{name}");
+        assert!(sees(channel.clone(), symbol(name)).await.is_none(), "{name}");
+        let extensions = MessageRequest::AllExtensionNumbersOfType(name.to_owned());
+        assert!(sees(channel, extensions).await.is_none(), "{name}");
     }
+    let options = MessageRequest::AllExtensionNumbersOfType("google.protobuf.MessageOptions".to_owned());
+    let MessageResponse::AllExtensionNumbersResponse(found) = reflect(sj(), options).await else {
+        panic!("no numbers")
+    };
+    assert_eq!(found.extension_number, [50_784]);
     let file = "oncegate/records/v1/household_register.proto".to_owned();
     assert!(sees(sj(), MessageRequest::FileByFilename(file)).await.is_none());
     // Every service is there for everybody, with its methods.
@@ -187,6 +194,13 @@ fn what_the_compiler_and_the_catalog_refuse_has_its_line() {
         std::fs::write(&file, sound.replace(from, to)).unwrap();
         format!("{:?}", build(&[file], &[], departments()).expect_err(to))
     };
+    let twins = ["a", "b"].map(|folder| dir.path().join(folder).join("own.proto"));
+    for file in &twins {
+        std::fs::create_dir(file.parent().unwrap()).unwrap();
+        std::fs::write(file, &sound).unwrap();
+    }
+    let said = format!("{:?}", build(&twins, &[], departments()).expect_err("one would be left out"));
+    assert!(said.contains("b/own.proto: another file has the same name"), "{said}");
     let line = |text: &str| sound.lines().position(|line| line.contains(text)).unwrap() + 1;
     for (from, to, due) in [
         ("optional string uscc = 2", "optional strnig uscc = 2", "strnig".to_owned()),
@@ -202,6 +216,8 @@ fn what_the_compiler_and_the_catalog_refuse_has_its_line() {
             "  option (oncegate.records.v1.certificate)",
             "certificate".to_owned(),
         ),
+        ("mask: \"name_zh\"", "mask: \"nam_zh\"", format!("{NAME}: person_in_charge: no mask `nam_zh`")),
+        ("optional string permit_no", "string permit_no", "HealthPermit.permit_no: must be optional".to_owned()),
         ("code: \"health_permit\"", "code: \"tax_clearance\"", "has the code `tax_clearance`, too".to_owned()),
     ] {
         let said = refused(from, to);

@@ -192,11 +192,11 @@ fn late(population: &Population) -> Option<(&Family, &Person)> {
     population.families.iter().find_map(with)
 }
 
-fn person(role: &str, person: &Person) -> Subject {
+pub(super) fn person(role: &str, person: &Person) -> Subject {
     subject(role, [("id_no", person.id_no.clone()), ("name", person.name.clone())])
 }
 
-fn born(role: &str, child: &Person) -> Subject {
+pub(super) fn born(role: &str, child: &Person) -> Subject {
     let birth_date = ("birth_date", child.birth_date.to_string());
     subject(role, [("id_no", child.id_no.clone()), ("name", child.name.clone()), birth_date])
 }

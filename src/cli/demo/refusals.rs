@@ -8,6 +8,7 @@ use super::cast;
 use super::scene::{Scene, matter};
 use crate::cli::Failure;
 use crate::cli::answer::Refusal;
+use crate::cli::case::Case;
 use crate::cli::client::Client;
 use crate::cli::table::{Cell, Look, Table, Tone};
 use crate::pb::gateway as pb;
@@ -20,6 +21,8 @@ struct Attempt<'a> {
     /// The matter that the request names; the token is for a birth.
     matter: &'a str,
     field: &'a str,
+    /// What is changed in the case that the request and its token name.
+    change: fn(&mut Case, &Scene),
     /// Who shows the platform's token.
     by: &'a Client,
     due: &'a str,
@@ -34,6 +37,7 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
             consumer: "JK",
             matter: "newborn_birth",
             field: "father_id_no",
+            change: |_, _| {},
             by: platform,
             due: "NOT_GRANTED",
         },
@@ -42,6 +46,7 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
             consumer: "SJ",
             matter: "newborn_birth",
             field: "infant_name",
+            change: |_, _| {},
             by: platform,
             due: "NOT_GRANTED",
         },
@@ -50,6 +55,7 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
             consumer: "GA",
             matter: "school_enrolment",
             field: "infant_name",
+            change: |_, _| {},
             by: platform,
             due: "PURPOSE_MISMATCH",
         },
@@ -58,6 +64,7 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
             consumer: "GA",
             matter: "newborn_birth",
             field: "infant_name",
+            change: |_, _| {},
             by: household,
             due: "TOKEN_NOT_BOUND",
         },
@@ -66,6 +73,7 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
             consumer: "RS",
             matter: "newborn_birth",
             field: "infant_name",
+            change: |_, _| {},
             by: platform,
             due: "GRANT_EXPIRED",
         },
@@ -74,8 +82,33 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
             consumer: "GA",
             matter: "newborn_birth",
             field: "birth_weight_g",
+            change: |_, _| {},
             by: platform,
             due: "NEVER_SHARED",
+        },
+        Attempt {
+            what: "somebody who is not in the case: the neighbours' child",
+            consumer: "GA",
+            matter: "newborn_birth",
+            field: "infant_name",
+            change: |case, scene| {
+                let neighbours = scene.population.newborn_twins();
+                let twin = neighbours.and_then(|family| Some((family, family.children.first()?)));
+                if let Some((family, child)) = twin {
+                    case.subjects = vec![cast::born("child", &child.person), cast::person("mother", &family.mother)];
+                }
+            },
+            by: platform,
+            due: "SUBJECT_NOT_IN_CASE",
+        },
+        Attempt {
+            what: "a case that nobody has opened",
+            consumer: "GA",
+            matter: "newborn_birth",
+            field: "infant_name",
+            change: |case, _| "HS-DEMO-999999".clone_into(&mut case.case_id),
+            by: platform,
+            due: "CASE_NOT_OPEN",
         },
     ];
     let mut table = Table::new(&["attempt", "answer", "reason"]).limit(0, 64);
@@ -97,7 +130,8 @@ pub(super) async fn show(scene: &Scene, ledger: &mut Ledger, out: &mut dyn Write
 
 impl Attempt<'_> {
     async fn make(&self, scene: &Scene, ledger: &mut Ledger) -> Result<Option<Refusal>, Failure> {
-        let case = cast::case(&scene.population, matter(&scene.catalog, "newborn_birth")?)?;
+        let mut case = cast::case(&scene.population, matter(&scene.catalog, "newborn_birth")?)?;
+        (self.change)(&mut case, scene);
         let token = scene.platform.token(&case.token_for(&self.consumer.parse()?)?)?;
         let message = pb::LookupRequest {
             matter: self.matter.to_owned(),

@@ -16,6 +16,7 @@ use super::source::{self, RecordSource};
 use super::{SEED, cast};
 use crate::app::{App, Ended, StartError};
 use crate::catalog::{Catalog, Matter};
+use crate::certs::Store;
 use crate::cli::case::Case;
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
@@ -103,6 +104,7 @@ impl Scene {
         config.server.listen.set_port(0);
         config.server.observe.set_port(0);
         config.audit.dir = dir.join("log");
+        own_trust(&mut config, dir)?;
         if let Some(admin) = &mut config.admin {
             admin.socket = dir.join("admin.sock");
         }
@@ -223,6 +225,24 @@ fn make_pki(dir: &Path, clock: &Clock) -> Result<(), Failure> {
     }
 }
 
+/// Gives the run a trust directory of its own, so that playing with rotation leaves the PKI as it is.
+fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
+    let place = Store::new(&config.trust.dir).current()?;
+    let place = place.ok_or_else(|| Failure::new(Exit::Config, "the deployment has no trust generation"))?;
+    let own = Store::new(dir.join("trust"));
+    own.init()?;
+    own.write()?.promote(&place.read()?, 0)?;
+    for source in &mut config.sources {
+        for path in [&mut source.certificate, &mut source.key] {
+            if let Ok(within) = path.strip_prefix(&config.trust.dir) {
+                *path = own.root().join(within);
+            }
+        }
+    }
+    own.root().clone_into(&mut config.trust.dir);
+    Ok(())
+}
+
 /// A copy of the bundle that is signed as a county would: each provider its grants, the competent department all else.
 fn sign(bundle: &Path, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
     let (copy, keys) = (dir.join(POLICY), pki.join("policy"));
@@ -265,7 +285,7 @@ async fn clear(dir: &Path) -> Result<(), Failure> {
         let what = format!("a demo is running in {}; stop it or use --dir", dir.display());
         return Err(Failure::new(Exit::Failed, what));
     }
-    for name in ["log", POLICY, STORE] {
+    for name in ["log", "trust", POLICY, STORE] {
         let path = dir.join(name);
         if path.exists() {
             std::fs::remove_dir_all(&path)?;

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
-    PublicKeyData as _, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData as _, RevokedCertParams, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -31,6 +31,13 @@ impl Validity {
             ca_until: now.plus(days(settings.ca_days)),
             leaf_until: now.plus(days(settings.leaf_days)),
         }
+    }
+
+    /// All over since an hour before `now`.
+    pub(super) fn over(settings: &PkiSettings, now: Timestamp) -> Self {
+        let before = |seconds: u64| Timestamp::from_secs(now.as_secs().saturating_sub(seconds));
+        let until = before(3600);
+        Self { from: before(days(settings.leaf_days).as_secs() + 3600), ca_until: until, leaf_until: until }
     }
 
     pub(super) fn leaf_until(&self) -> Timestamp {
@@ -65,10 +72,41 @@ impl Authority {
         Ok(Self { certificate, trust_domain: trust_domain.into(), issuer: Issuer::new(params, key) })
     }
 
-    pub(super) fn write(&self, output: &Output, name: &str) -> Result<(), PkiError> {
-        let key = Zeroizing::new(self.issuer.key().serialize_pem());
+    /// Certificate, key, and a revocation list that revokes nobody.
+    pub(super) fn write(&self, output: &Output, name: &str, validity: &Validity) -> Result<(), PkiError> {
+        let key = self.key();
         output.public(&format!("{name}.pem"), self.certificate.as_bytes())?;
+        output.public(&format!("{name}.crl"), self.crl(1, &[], validity)?.as_bytes())?;
         output.private(&format!("{name}.key"), key.as_bytes())
+    }
+
+    /// Its certificate, PEM.
+    pub(super) fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Its key, PEM.
+    pub(super) fn key(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.issuer.key().serialize_pem())
+    }
+
+    /// A revocation list with these serial numbers, PEM, due when leaves expire.
+    pub(super) fn crl(&self, number: u64, revoked: &[Vec<u8>], validity: &Validity) -> Result<String, PkiError> {
+        let entry = |serial: &Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: to_date(validity.from),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: to_date(validity.from),
+            next_update: to_date(validity.leaf_until),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.issuer)?.pem()?)
     }
 
     /// The CA that an earlier run wrote as `name`.pem and `name`.key.
@@ -136,8 +174,8 @@ impl Authority {
 
 /// A certificate and its key, as PEM.
 pub(super) struct Identity {
-    certificate: String,
-    key: Zeroizing<String>,
+    pub(super) certificate: String,
+    pub(super) key: Zeroizing<String>,
 }
 
 impl Identity {

@@ -2,7 +2,9 @@
 //! where.
 
 mod authority;
+mod issue;
 mod output;
+mod rotate;
 mod settings;
 mod tokens;
 
@@ -18,9 +20,9 @@ use zeroize::Zeroizing;
 
 pub use settings::{DepartmentSettings, GatewaySettings, PkiSettings, PlatformSettings};
 
+use super::{Exit, Failure};
+use crate::certs::{ClientCa, Contents, Store, StoreError};
 use crate::clock::{Clock, Timestamp};
-use crate::identity::mint::jwks_from_public_key;
-use crate::ids::{DepartmentCode, SpiffeId};
 
 /// Arguments of `oncegate pki`.
 #[derive(Debug, Args)]
@@ -34,41 +36,15 @@ enum PkiCommand {
     /// Make development certificates and keys for every department (never for production)
     Init(InitArgs),
     /// Make a certificate for a key that was made elsewhere, from its request (CSR)
-    Sign(SignArgs),
+    Sign(issue::SignArgs),
+    /// Make another CA, to rotate a department's
+    Ca(issue::CaArgs),
+    /// Make a CA's next revocation list
+    Crl(issue::CrlArgs),
+    /// Play rotation with a running demo (`oncegate demo --keep`), calls going on
+    RotateDemo(rotate::RotateArgs),
     /// Write the key set (JWKS) with which the gateway verifies tokens that a key signs
-    Jwks(JwksArgs),
-}
-
-#[derive(Debug, Args)]
-struct SignArgs {
-    /// The request (PKCS#10, PEM)
-    #[arg(long, value_name = "FILE")]
-    csr: PathBuf,
-    /// The department whose CA signs
-    #[arg(long, value_name = "CODE")]
-    department: DepartmentCode,
-    /// The system's name: the certificate says spiffe://<trust domain>/<department>/<system>
-    #[arg(long, value_name = "NAME")]
-    system: String,
-    /// For a source, which the gateway calls (usage serverAuth, reachable as localhost), not for a caller
-    #[arg(long)]
-    source: bool,
-    /// Where the certificate goes
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// The development PKI
-    #[arg(long, value_name = "DIR", default_value = "certs-dev/out")]
-    pki: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct JwksArgs {
-    /// The public key (P-256 or Ed25519, PEM)
-    #[arg(long, value_name = "FILE")]
-    public_key: PathBuf,
-    /// Where the key set goes
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    Jwks(issue::JwksArgs),
 }
 
 #[derive(Debug, Args)]
@@ -82,31 +58,17 @@ struct InitArgs {
     /// Throw away what an earlier run wrote there, and make it anew
     #[arg(long)]
     force: bool,
+    /// Everything expired an hour ago, to practise the emergency
+    #[arg(long)]
+    expired: bool,
 }
 
-fn sign(args: &SignArgs, out: &mut dyn Write) -> Result<(), PkiError> {
-    let settings = PkiSettings::built_in()?;
-    let validity = Validity::new(&settings, Clock::system().now());
-    let id = format!("spiffe://{}/{}/{}", settings.trust_domain, args.department, args.system);
-    id.parse::<SpiffeId>().map_err(|error| PkiError::Name(error.to_string()))?;
-    let authority = Authority::load(&args.pki.join("ca").join(args.department.as_str()), &settings.trust_domain)?;
-    let usage = if args.source { Use::Server } else { Use::Client };
-    let certificate = authority.sign(&read(&args.csr)?, &id, usage, &validity)?;
-    std::fs::write(&args.out, certificate).map_err(|source| PkiError::Io { path: args.out.clone(), source })?;
-    Ok(writeln!(out, "{id} in {}", args.out.display())?)
-}
-
-fn jwks(args: &JwksArgs, out: &mut dyn Write) -> Result<(), PkiError> {
-    let keys = jwks_from_public_key(read(&args.public_key)?.as_bytes())
-        .map_err(|error| PkiError::Name(format!("{}: {error}", args.public_key.display())))?;
-    std::fs::write(&args.out, format!("{keys:#}\n"))
-        .map_err(|source| PkiError::Io { path: args.out.clone(), source })?;
-    let kid = keys.pointer("/keys/0/kid").and_then(|kid| kid.as_str()).unwrap_or_default();
-    Ok(writeln!(out, "kid {kid} in {}", args.out.display())?)
-}
-
-fn read(path: &Path) -> Result<String, PkiError> {
-    std::fs::read_to_string(path).map_err(|source| PkiError::Io { path: path.into(), source })
+/// Runs `oncegate pki rotate-demo`; none if it is another command.
+pub(super) async fn run_rotation(args: &PkiArgs, out: &mut dyn Write) -> Option<Result<Exit, Failure>> {
+    match &args.command {
+        PkiCommand::RotateDemo(args) => Some(rotate::run(args, out).await),
+        _ => None,
+    }
 }
 
 /// Runs `oncegate pki`. `write_audit_keys` writes the auditor's and the escrow's keys to the directory it is given.
@@ -117,14 +79,19 @@ pub fn run(
 ) -> Result<(), PkiError> {
     let init = match &args.command {
         PkiCommand::Init(init) => init,
-        PkiCommand::Sign(args) => return sign(args, out),
-        PkiCommand::Jwks(args) => return jwks(args, out),
+        PkiCommand::Sign(args) => return issue::sign(args, out),
+        PkiCommand::Ca(args) => return issue::ca(args, out),
+        PkiCommand::Crl(args) => return issue::crl(args, out),
+        PkiCommand::Jwks(args) => return issue::jwks(args, out),
+        PkiCommand::RotateDemo(_) => return Err(PkiError::Name("rotate-demo runs on its own".to_owned())),
     };
     let settings = match &init.settings {
         Some(file) => PkiSettings::load(file)?,
         None => PkiSettings::built_in()?,
     };
-    let summary = generate(&init.out, &settings, init.force, &Clock::system(), write_audit_keys)?;
+    let now = Clock::system().now();
+    let validity = if init.expired { Validity::over(&settings, now) } else { Validity::new(&settings, now) };
+    let summary = generate_valid(&init.out, &settings, init.force, &validity, write_audit_keys)?;
     writeln!(out, "{summary}").map_err(|source| PkiError::Io { path: "standard output".into(), source })
 }
 
@@ -139,34 +106,54 @@ pub fn generate(
     clock: &Clock,
     write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
 ) -> Result<PkiSummary, PkiError> {
+    generate_valid(out, settings, force, &Validity::new(settings, clock.now()), write_audit_keys)
+}
+
+fn generate_valid(
+    out: &Path,
+    settings: &PkiSettings,
+    force: bool,
+    validity: &Validity,
+    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<PkiSummary, PkiError> {
     settings.check()?;
     let output = Output::begin(out, force)?;
-    let validity = Validity::new(settings, clock.now());
     let mut summary =
         PkiSummary { out: out.into(), cas: 0, certificates: 0, token_keys: 0, not_after: validity.leaf_until() };
+    let mut trust = Contents::default();
 
     let gateway = &settings.gateway;
     let gateway_id = settings.spiffe_id(&gateway.department, &gateway.system);
-    let server_ca = Authority::new("gateway", &settings.trust_domain, &validity)?;
-    server_ca.write(&output, "ca/gateway")?;
-    server_ca.issue(&gateway_id, Use::Server, &validity)?.write(&output, "gateway/server")?;
+    let server_ca = Authority::new("gateway", &settings.trust_domain, validity)?;
+    server_ca.write(&output, "ca/gateway", validity)?;
+    let server = server_ca.issue(&gateway_id, Use::Server, validity)?;
+    server.write(&output, "gateway/server")?;
+    trust.set("server.pem", Some(server.certificate.into()));
+    trust.set("server.key", Some(server.key.as_bytes().to_vec()));
+    trust.set("server_ca.pem", Some(server_ca.certificate().into()));
     summary.cas += 1;
     summary.certificates += 1;
 
     for department in &settings.departments {
         let code = &department.code;
-        let ca = Authority::new(code, &settings.trust_domain, &validity)?;
-        ca.write(&output, &format!("ca/{code}"))?;
+        let ca = Authority::new(code, &settings.trust_domain, validity)?;
+        ca.write(&output, &format!("ca/{code}"), validity)?;
+        trust.set(format!("{code}.pem"), Some(ca.certificate().into()));
+        trust.set(format!("{code}.crl"), Some(ca.crl(1, &[], validity)?.into()));
+        trust.manifest.client_cas.push(ClientCa { name: code.clone(), departments: vec![code.clone()] });
         summary.cas += 1;
         let systems = department.systems.iter().map(|name| ("systems", name, Use::Client));
         let sources = department.sources.iter().map(|name| ("sources", name, Use::Server));
         for (folder, name, usage) in systems.chain(sources) {
-            let identity = ca.issue(&settings.spiffe_id(code, name), usage, &validity)?;
+            let identity = ca.issue(&settings.spiffe_id(code, name), usage, validity)?;
             identity.write(&output, &format!("{folder}/{code}/{name}"))?;
             summary.certificates += 1;
         }
         if *code == gateway.department {
-            ca.issue(&gateway_id, Use::Client, &validity)?.write(&output, "gateway/client")?;
+            let client = ca.issue(&gateway_id, Use::Client, validity)?;
+            client.write(&output, "gateway/client")?;
+            trust.set("client.pem", Some(client.certificate.into()));
+            trust.set("client.key", Some(client.key.as_bytes().to_vec()));
             summary.certificates += 1;
         }
         tokens::write_key(&output, &format!("tokens/{code}"))?;
@@ -180,6 +167,10 @@ pub fn generate(
     aws_lc_rs::rand::fill(&mut *subjects_key).map_err(|_| PkiError::Random)?;
     let subjects_key = Zeroizing::new(format!("{}\n", hex::encode(*subjects_key)));
     output.private("subjects.key", subjects_key.as_bytes())?;
+
+    let store = Store::new(output.directory("trust")?);
+    store.init()?;
+    store.write()?.promote(&trust, 0)?;
 
     let audit = output.directory("audit")?;
     write_audit_keys(&audit).map_err(|source| PkiError::Io { path: audit, source })?;
@@ -254,6 +245,9 @@ pub enum PkiError {
         /// What the system says.
         source: io::Error,
     },
+    /// The trust directory can't be written.
+    #[error("trust directory: {0}")]
+    Trust(#[from] StoreError),
     /// A key or certificate can't be made.
     #[error("can't make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),

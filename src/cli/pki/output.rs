@@ -10,9 +10,9 @@ use super::PkiError;
 /// Says whether the directory is complete, and that it is ours.
 const MARKER: &str = "oncegate-pki";
 const INCOMPLETE: &str = "incomplete\n";
-const COMPLETE: &str = "complete\n";
+const COMPLETE: &str = "complete, with a trust directory\n";
 /// Everything else a run writes; nothing but these is ever removed.
-const FOLDERS: [&str; 7] = ["ca", "gateway", "systems", "sources", "tokens", "policy", "audit"];
+const FOLDERS: [&str; 8] = ["ca", "gateway", "systems", "sources", "tokens", "policy", "audit", "trust"];
 const SUBJECTS_KEY: &str = "subjects.key";
 
 /// A directory being written; incomplete until [`Output::complete`].
@@ -83,7 +83,7 @@ impl Output {
 }
 
 /// Writes beside the place and renames, so that the file is whole or as it was, and never wider open than `mode`.
-fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);

@@ -11,7 +11,10 @@ use tonic::body::Body;
 
 use super::*;
 use crate::certs::upstream::client_channel;
-use crate::certs::{ClientCaConfig, Connection, Gate, Generation, HardeningConfig, TlsConfig, UpstreamConfig, serve};
+use crate::certs::{
+    Against, ClientCa, Connection, Contents, Gate, Generation, HardeningConfig, Opened, Terms, TrustConfig,
+    UpstreamConfig, serve,
+};
 use crate::identity::Caller;
 
 const DOMAIN: &str = "heshan.gov.example";
@@ -33,11 +36,23 @@ fn make(out: &Path) -> PkiSummary {
     generate(out, &small(), false, &Clock::system(), &no_audit_keys).unwrap()
 }
 
+/// Runs `oncegate pki` with these words.
+fn command(words: &[&str]) -> Result<String, PkiError> {
+    let parser = PkiArgs::augment_args(Command::new("pki"));
+    let arguments = std::iter::once("pki").chain(words.iter().copied());
+    let matches = parser.try_get_matches_from(arguments).map_err(|error| PkiError::Name(error.to_string()))?;
+    let mut said = Vec::new();
+    run(&PkiArgs::from_arg_matches(&matches).unwrap(), &no_audit_keys, &mut said)?;
+    Ok(String::from_utf8(said).unwrap())
+}
+
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in root.read_dir().unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        if path.is_symlink() {
+            // What it leads to is found where it is.
+        } else if path.is_dir() {
             found.extend(files(&path));
         } else {
             found.push(path);
@@ -68,15 +83,9 @@ fn a_request_gets_the_name_that_the_ca_gives() {
     let (csr, cert) = (dir.path().join("my.csr"), dir.path().join("my.pem"));
     std::fs::write(&csr, asked.serialize_request(&key).unwrap().pem().unwrap()).unwrap();
     let signed = |department: &str, system: &str| {
-        let args = SignArgs {
-            csr: csr.clone(),
-            department: department.parse().unwrap(),
-            system: system.into(),
-            source: false,
-            out: cert.clone(),
-            pki: out.clone(),
-        };
-        sign(&args, &mut Vec::new())
+        let (csr, cert, out) = (csr.to_str().unwrap(), cert.to_str().unwrap(), out.to_str().unwrap());
+        let named = ["--department", department, "--system", system, "--pki", out];
+        command(&[&["sign", "--csr", csr, "--out", cert], named.as_slice()].concat())
     };
     signed("GA", "my-system").unwrap();
     let leaf = CertificateDer::from_pem_slice(&std::fs::read(&cert).unwrap()).unwrap();
@@ -95,12 +104,48 @@ fn a_request_gets_the_name_that_the_ca_gives() {
 
     let (public, set) = (dir.path().join("my.pub"), dir.path().join("my.jwks.json"));
     std::fs::write(&public, key.public_key_pem()).unwrap();
-    let args = JwksArgs { public_key: public.clone(), out: set.clone() };
-    jwks(&args, &mut Vec::new()).unwrap();
+    let key_set = || command(&["jwks", "--public-key", public.to_str().unwrap(), "--out", set.to_str().unwrap()]);
+    key_set().unwrap();
     let keys: serde_json::Value = serde_json::from_slice(&std::fs::read(&set).unwrap()).unwrap();
     assert_eq!((keys["keys"][0]["crv"].as_str(), keys["keys"].as_array().unwrap().len()), (Some("P-256"), 1));
     std::fs::write(&public, "no key").unwrap();
-    assert!(jwks(&args, &mut Vec::new()).is_err());
+    assert!(key_set().is_err());
+}
+
+#[test]
+fn a_ca_revokes_and_gets_a_successor() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    make(&out);
+    let pki = out.to_str().unwrap();
+    let household = out.join("systems/GA/household.pem");
+    let list = dir.path().join("ga.crl");
+    let revoke = ["crl", "--ca", "GA", "--revoke", household.to_str().unwrap(), "--out", list.to_str().unwrap()];
+    let said = command(&[&revoke, ["--pki", pki].as_slice()].concat()).unwrap();
+    assert!(said.contains("revocation list 2 of GA") && said.ends_with("1 revoked\n"), "{said}");
+    assert_eq!(std::fs::read(&list).unwrap(), std::fs::read(out.join("ca/GA.crl")).unwrap());
+    let said = command(&["crl", "--ca", "GA", "--pki", pki]).unwrap();
+    assert!(said.contains("revocation list 3 of GA") && said.contains("1 revoked"), "what is revoked stays: {said}");
+
+    command(&["ca", "--name", "GA-2", "--pki", pki]).unwrap();
+    assert!(command(&["ca", "--name", "GA-2", "--pki", pki]).is_err(), "it is not thrown away unasked");
+    assert!(command(&["ca", "--name", "../GA", "--pki", pki]).is_err());
+    let mode = std::fs::metadata(out.join("ca/GA-2.key")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+}
+
+#[test]
+fn the_trust_directory_serves_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    make(&out);
+    let trust = TrustConfig::new(out.join("trust"));
+    let opened = Opened::open(&trust, DOMAIN, &Clock::system()).unwrap();
+    assert_eq!((opened.generation.number(), opened.generation.client_cas().count()), (1, 3));
+    command(&["init", "--expired", "--force", "--out", out.to_str().unwrap()]).unwrap();
+    let opened = Opened::open(&trust, DOMAIN, &Clock::system()).expect("a gateway starts with everything expired");
+    let now = Clock::system().now();
+    assert!(opened.generation.expiries().iter().all(|expiry| expiry.at < now));
 }
 
 #[test]
@@ -111,10 +156,11 @@ fn everything_is_there_and_private_files_are_private() {
     // Systems: GA, WJ, three of ZS; sources: GA, WJ, ZS; the gateway's two.
     assert_eq!((summary.cas, summary.certificates, summary.token_keys), (4, 10, 4));
     let files = files(&out);
-    // A certificate or JWK Set for each key, five of them for policy, subjects.key, the marker.
-    assert_eq!(files.len(), 2 * (4 + 10 + 4 + 5) + 2, "{files:#?}");
+    // A certificate or JWK Set for each key, five of them for policy, a list for each CA, subjects.key, the marker; in the trust directory the lock,
+    // the manifest, both of the gateway's identities, its CA, and certificate and list of three departments' CAs.
+    assert_eq!(files.len(), 2 * (4 + 10 + 4 + 5) + 4 + 2 + (1 + 1 + 4 + 1 + 2 * 3), "{files:#?}");
     for file in &files {
-        let private = file.extension().is_some_and(|extension| extension == "key");
+        let private = file.extension().is_some_and(|extension| extension == "key") || file.ends_with("trust/lock");
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, if private { 0o600 } else { 0o644 }, "{}", file.display());
     }
@@ -192,16 +238,17 @@ async fn who(request: http::Request<Body>) -> Result<http::Response<Body>, std::
 /// Serves with `certificate` and lets `client` call; returns who the server saw.
 async fn call(out: &Path, server: &str, server_ca: &str, server_id: &str, client: &str, client_ca: &str) -> String {
     let clock = Clock::system();
-    let department = client_ca.parse().unwrap();
-    let tls = TlsConfig {
-        certificate: out.join(format!("{server}.pem")),
-        key: out.join(format!("{server}.key")),
-        client_cas: vec![ClientCaConfig {
-            file: out.join(format!("ca/{client_ca}.pem")),
-            departments: vec![department],
-        }],
-    };
-    let generation = Generation::load(1, &tls, DOMAIN, &clock).unwrap();
+    let read = |name: String| Some(std::fs::read(out.join(name)).unwrap());
+    let mut contents = Contents::default();
+    contents.set("server.pem", read(format!("{server}.pem")));
+    contents.set("server.key", read(format!("{server}.key")));
+    contents.set("server_ca.pem", read(format!("ca/{server_ca}.pem")));
+    contents.set(format!("{client_ca}.pem"), read(format!("ca/{client_ca}.pem")));
+    contents.set(format!("{client_ca}.crl"), read(format!("ca/{client_ca}.crl")));
+    contents.manifest.client_cas =
+        vec![ClientCa { name: client_ca.to_owned(), departments: vec![client_ca.to_owned()] }];
+    let terms = Terms { trust_domain: DOMAIN.into(), require_crls: true, crl_grace: Duration::ZERO };
+    let generation = Generation::load(1, &contents, out, &terms, Against::Nothing, &clock).unwrap();
     assert_eq!(generation.server_id().as_str(), server_id);
     let gate = Gate::new(generation, HardeningConfig::default(), clock.clone()).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -267,12 +314,7 @@ fn the_command_writes_where_it_is_told_and_says_so() {
                 gateway = { department = \"ZS\", system = \"oncegate\" }\nplatform = { issuer = \"platform\" }\n\
                 departments = [{ code = \"ZS\", systems = [\"platform\"] }]";
     std::fs::write(&settings, text).unwrap();
-    let command = PkiArgs::augment_args(Command::new("pki"));
-    let arguments = ["pki", "init", "--out", out.to_str().unwrap(), "--settings", settings.to_str().unwrap()];
-    let args = PkiArgs::from_arg_matches(&command.get_matches_from(arguments)).unwrap();
-    let mut said = Vec::new();
-    run(&args, &no_audit_keys, &mut said).unwrap();
-    let said = String::from_utf8(said).unwrap();
+    let said = command(&["init", "--out", out.to_str().unwrap(), "--settings", settings.to_str().unwrap()]).unwrap();
     assert!(said.contains("2 CAs, 3 certificates, 2 token keys"), "{said}");
     assert!(said.contains("development only"), "{said}");
     assert!(out.join("gateway/client.pem").is_file());

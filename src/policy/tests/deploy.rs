@@ -8,11 +8,9 @@ use prost_reflect::{DynamicMessage, Value};
 use time::macros::date;
 
 use super::super::decide::Ask;
-use super::super::{
-    Case, Given, Mask, Mode, Party, Permit, Policy, Truths, Vocabulary, WithheldReason, answers_subject,
-};
+use super::super::{Case, Given, Mode, Party, Permit, Policy, Truths, Vocabulary, WithheldReason, answers_subject};
 use super::{department, forms, project};
-use crate::catalog::{CaseSubject, Catalog, Fields};
+use crate::catalog::{CaseSubject, Catalog, Fields, ValueKind};
 use crate::clock::Timestamp;
 use crate::identity::mint::MintRequest;
 use crate::identity::{Basis, Caller, Purpose, TokenVerifier, testing};
@@ -99,13 +97,17 @@ fn known_true(vocabulary: &Vocabulary) -> Truths {
 
 /// A consumer's token for the matter `newborn_birth` that cites `basis_reference`.
 fn purpose(consumer: &str, basis_reference: &str, now: Timestamp) -> (Caller, Arc<Purpose>) {
+    purpose_of("newborn_birth", consumer, basis_reference, now)
+}
+
+fn purpose_of(matter: &str, consumer: &str, basis_reference: &str, now: Timestamp) -> (Caller, Arc<Purpose>) {
     let caller = testing::caller(&format!("spiffe://heshan.gov.example/{consumer}/system"));
     let key = testing::signing_key(&rcgen::PKCS_ECDSA_P256_SHA256);
     let (consumer, case): (_, CaseId) = (department(consumer), "HS-2026-000001".parse().unwrap());
     let (_dir, mut config) = testing::config(&key.jwks());
     config.issuers[0].consumers = vec![consumer.clone()];
     let verifier = TokenVerifier::load(&config, testing::DOMAIN, |_| true).unwrap();
-    let request = MintRequest { basis_reference, ..testing::request(&caller, &consumer, &case, now) };
+    let request = MintRequest { matter, basis_reference, ..testing::request(&caller, &consumer, &case, now) };
     let purpose = verifier.verify(&caller, &key.mint(&request).unwrap(), now).unwrap();
     (caller, purpose)
 }
@@ -184,12 +186,18 @@ fn of_a_subject_under_14_every_field_needs_a_basis() {
 }
 
 #[test]
-fn every_mask_that_the_catalog_names_exists() {
-    let (catalog, _) = heshan();
-    for ty in catalog.certificate_types() {
-        for leaf in &ty.leaves {
-            let mask = leaf.mask.as_deref();
-            assert!(mask.is_none_or(|name| Mask::named(name).is_some()), "{}: {} {mask:?}", ty.code, leaf.path);
-        }
+fn a_holder_of_a_title_may_be_a_child() {
+    let (catalog, policy) = heshan();
+    let ty = catalog.certificate_type("real_estate_title").unwrap();
+    let want = ty.expand("status").unwrap();
+    assert!(!ty.sensitive.intersects(want), "of an adult it needs no basis");
+    for (id_no, reason) in [(MOTHER, None), ("999999201503010016", Some(WithheldReason::BasisMissing))] {
+        let (caller, purpose) = purpose_of("school_enrolment", "JY", "", JUNE);
+        let child = subject("child", &[("id_no", id_no), ("name", "李小明")]);
+        let about = catalog.resolve(ty, &child, std::slice::from_ref(&child)).unwrap();
+        assert_eq!(about.keys()[0].kind, ValueKind::PersonOrEntityNo);
+        let given = given(std::slice::from_ref(&child));
+        let permit = policy.decide(&caller, &purpose, &about, Mode::Query, want, &given, JUNE);
+        assert_eq!(permit.refusal().map(|refusal| refusal.reason), reason);
     }
 }

@@ -154,7 +154,7 @@ fn a_change_is_told_in_words() {
     let bundle = std::path::Path::new("deploy/heshan/policy");
     let old = Policy::open(bundle).unwrap();
     let copy = tempfile::tempdir().unwrap();
-    super::signed::copy_tree(bundle, copy.path());
+    signed::copy_tree(bundle, copy.path());
     let edit = |file: &str, from: &str, to: &str| {
         let path = copy.path().join(file);
         let text = std::fs::read_to_string(&path).unwrap();

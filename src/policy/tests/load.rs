@@ -57,6 +57,8 @@ fn each_rule_is_checked() {
         ("consumer = \"kind:bank\"\nmode = \"verify\"", "needs provider_consent"),
         ("mode = none", "mode (共享方式) is missing"),
         ("mode = \"read\"", "no mode `read`"),
+        ("fields = [\"on_record\"]", "`on_record` may only be compared"),
+        ("fields = [\"on_recrod\"]", "(`on_record`?)"),
         ("fields = []", "fields (使用范围) is missing"),
         ("fields = [\"infantname\"]", "no field `infantname` (`infant_name`?) of `birth`"),
         ("fields = [\"mother.idno\"]", "(`mother.id_no`?)"),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
 mod answer;
+mod compare;
 mod decide;
 mod deploy;
 mod diff;
@@ -25,7 +26,7 @@ use super::settle::Forms;
 use super::{FactSet, Given, Mask, Mode, Policy, PolicyHash, ProjectError, Projected, Truths};
 use crate::catalog::{
     Catalog, CertificateType, Child, ConsumerKind, Department, Faults, Fields, Leaf, LookupKey, LookupSet, Matter,
-    Node, SharingClass, ValueKind, Wire,
+    Node, Predicate, Scalar, SharingClass, ValueKind, Wire,
 };
 use crate::identity::Basis;
 use crate::ids::DepartmentCode;
@@ -89,6 +90,7 @@ pub(super) fn certificate_type(code: &str, provider: &str, fields: &[FieldSpec])
         freshness: Duration::from_mins(1),
         subject_minor: false,
         leaves,
+        predicates: Vec::new(),
         root,
         never: Fields::EMPTY,
         verify_only: Fields::EMPTY,
@@ -112,7 +114,11 @@ fn node(fields: &[FieldSpec], prefix: &str, numbers: &[u32], leaves: &mut Vec<Le
                     sensitivity: 3,
                     kind: *kind,
                     wire: *wire,
-                    boolean: false,
+                    scalar: match wire {
+                        Wire::String => Scalar::Text,
+                        Wire::Varint => Scalar::Integer,
+                        _ => Scalar::Opaque,
+                    },
                     mask: mask.map(Into::into),
                 });
                 Child::Leaf { leaf: leaves.len() - 1, wire: *wire, repeated: field.repeated }
@@ -159,7 +165,22 @@ fn made_up() -> Known {
     ];
     let mut birth = certificate_type("birth", "WJ", &birth);
     birth.never = Fields::one(birth.leaf("birth_weight_g").unwrap());
-    birth.verify_only = Fields::one(birth.leaf("blood_group").unwrap());
+    let status = Fields::one(birth.leaf("status").unwrap());
+    birth.predicates.push(Predicate {
+        name: "on_record".into(),
+        number: 1,
+        label_zh: String::new(),
+        label_en: String::new(),
+        inputs: status,
+        flags: status,
+        state: None,
+        from: None,
+        until: None,
+        open_ended: false,
+        born: None,
+    });
+    let compared = ["blood_group", "on_record"].map(|name| birth.comparable(name).unwrap());
+    birth.verify_only = compared.into_iter().collect();
     birth.sensitive = Fields::one(birth.leaf("mother.id_no").unwrap());
     let mut tax = certificate_type("tax", "SW", &[text(1, "tax_no")]);
     tax.sharing = SharingClass::None;
@@ -247,8 +268,18 @@ pub(super) fn project(permit: &super::Permit, record: &[u8]) -> Result<Projected
     super::project(&super::settle(permit, record)?)
 }
 
-/// A permit for exactly these fields of a type.
+/// A permit to read exactly these fields of a type.
 pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mask, Fields)]) -> super::Permit {
+    permit_to(Mode::Query, ty, released, masked)
+}
+
+/// A permit to read or compare these fields of a type, and in comparing what is concluded from them.
+pub(super) fn permit_to(
+    mode: Mode,
+    ty: &Arc<CertificateType>,
+    released: Fields,
+    masked: &[(Mask, Fields)],
+) -> super::Permit {
     let all_masked = masked.iter().fold(Fields::EMPTY, |all, (_, fields)| all | *fields);
     let grant = super::Grant {
         id: "g".into(),
@@ -257,7 +288,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
         matter: "newborn".into(),
         certificate_type: ty.code.clone(),
         roles: vec!["child".into()],
-        mode: Mode::Query,
+        mode,
         fields: released | all_masked,
         masks: masked.to_vec(),
         when: FactSet::EMPTY,
@@ -270,7 +301,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
         provider_consent: String::new(),
     };
     let table = Table::new(&[Arc::new(grant)], &[], Arc::default(), |_| Some(Arc::clone(ty)));
-    let want = (0..ty.leaves.len()).collect();
+    let want = ty.all();
     let consumer = department("GA");
     table.decide(
         &Ask {
@@ -283,7 +314,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
             basis: Basis::Consent,
             reference: "c",
             minor: false,
-            mode: Mode::Query,
+            mode,
             today: date!(2026 - 06 - 01),
             given: &Given::default(),
         },

@@ -13,7 +13,7 @@ fn bundle(name: &str, facts: &str) -> tempfile::TempDir {
     for part in ["departments.toml", "matters", "holidays.toml", "facts.toml"] {
         let from = Path::new("deploy/heshan/policy").join(part);
         if from.is_dir() {
-            super::signed::copy_tree(&from, &dir.path().join(part));
+            signed::copy_tree(&from, &dir.path().join(part));
         } else {
             fs::copy(&from, dir.path().join(part)).unwrap();
         }

@@ -1,0 +1,407 @@
+//! What operators do to the trust material. Every act that changes what serves makes a new generation out of an older
+//! one; blocks and the newest revocation lists are always carried over, so that none of them lets a revoked caller back
+//! in.
+
+use std::fmt;
+
+use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_KEY, certificate_of, crl_of};
+use super::crl::Crl;
+use super::gate::Gate;
+use super::generation::{Against, Generation, Terms};
+use super::manifest::{Blocked, Made, Removed};
+use super::material::{self, Facts};
+use super::request::{self, Names};
+use super::staging::Staging;
+use super::store::{Store, StoreError, Writing};
+use crate::catalog::Faults;
+use crate::clock::Clock;
+
+/// An act of an operator.
+#[derive(Debug)]
+pub enum Act {
+    /// Makes a key, which never leaves, and asks for a certificate for it.
+    Request {
+        /// Towards departments instead of callers.
+        client: bool,
+        /// Names; those of the certificate in force if none are given.
+        names: Names,
+        /// Throws away a key whose certificate has not come.
+        again: bool,
+    },
+    /// Prepares the next generation.
+    Stage(Box<Staging>),
+    /// Throws away what is staged.
+    Discard,
+    /// Puts what is staged in force.
+    Activate,
+    /// Puts revocation lists in force at once.
+    Revoke {
+        /// PEM or DER, each of a client CA of the generation in force.
+        crls: Vec<Vec<u8>>,
+    },
+    /// Refuses callers at once, without their CA's help.
+    Block(BlockWho),
+    /// Takes blocks back.
+    Unblock(BlockWho),
+    /// Puts trust and leaf of an older generation in force again: the one before, or the one with this number.
+    Rollback(Option<u64>),
+}
+
+/// Who is blocked; what is given must all fit.
+#[derive(Debug, Clone, Default)]
+pub struct BlockWho {
+    /// SPIFFE ID of a system.
+    pub id: String,
+    /// Serial number of a certificate, hexadecimal.
+    pub serial: String,
+    /// Name of a client CA of the generation in force, or its key's SHA-256.
+    pub ca: String,
+}
+
+/// What an act did.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// In words, a line each.
+    pub lines: Vec<String>,
+    /// The generation that it put in force, on disk.
+    pub generation: Option<u64>,
+    /// The certificate request, PEM.
+    pub request: Option<String>,
+}
+
+/// Why an act was not done. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// The generation would not be valid.
+    #[error("{0}")]
+    Invalid(Faults),
+    /// It can't be done so; the text says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The directory can't be read or written.
+    #[error("trust directory: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl From<Faults> for ActError {
+    fn from(faults: Faults) -> Self {
+        Self::Invalid(faults)
+    }
+}
+
+/// A word for log and history.
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Request { .. } => "csr",
+            Self::Stage(_) => "stage",
+            Self::Discard => "discard",
+            Self::Activate => "activate",
+            Self::Revoke { .. } => "revoke",
+            Self::Block(_) => "block",
+            Self::Unblock(_) => "unblock",
+            Self::Rollback(_) => "rollback",
+        })
+    }
+}
+
+impl Act {
+    /// Word and what it is about, for the access log: no key, no certificate.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Stage(staging) => format!("stage: {}", staging.describe()),
+            Self::Block(who) | Self::Unblock(who) => format!("{self}: {who}"),
+            Self::Rollback(Some(number)) => format!("rollback: to generation {number}"),
+            Self::Request { client: true, .. } => "csr: client".to_owned(),
+            Self::Request { .. } => "csr: server".to_owned(),
+            Self::Revoke { crls } => format!("revoke: {} revocation lists", crls.len()),
+            _ => self.to_string(),
+        }
+    }
+
+    /// True if it can only refuse more callers than before: such an act is done even if it can't be recorded.
+    pub fn only_tightens(&self) -> bool {
+        matches!(self, Self::Revoke { .. } | Self::Block(_))
+    }
+}
+
+impl fmt::Display for BlockWho {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [("id", &self.id), ("serial", &self.serial), ("ca", &self.ca)];
+        let given: Vec<_> = parts.iter().filter(|(_, value)| !value.is_empty()).collect();
+        for (position, (name, value)) in given.iter().enumerate() {
+            let gap = if position == 0 { "" } else { ", " };
+            write!(f, "{gap}{name} {}", value.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
+/// Who carries acts out: within the gateway, or on the files alone while it is down.
+#[derive(Debug)]
+pub struct Custodian<'a> {
+    /// The trust directory.
+    pub store: &'a Store,
+    /// What holds for every generation.
+    pub terms: &'a Terms,
+    /// For dates.
+    pub clock: &'a Clock,
+    /// The running gateway, if there is one.
+    pub gate: Option<&'a Gate>,
+}
+
+impl Custodian<'_> {
+    /// Does it, for the operator `by`. What it puts in force is on disk when this returns; the gateway is not told.
+    pub fn act(&self, act: Act, by: &str) -> Result<Done, ActError> {
+        let writing = self.store.write()?;
+        let about = act.describe();
+        match act {
+            Act::Request { client, names, again } => self.request(&writing, client, &names, again),
+            Act::Stage(staging) => self.stage(&writing, *staging, by),
+            Act::Discard => {
+                writing.discard()?;
+                Ok(Done { lines: vec!["nothing is staged now".to_owned()], ..Done::default() })
+            }
+            Act::Activate => self.activate(&writing, by),
+            Act::Revoke { crls } => {
+                let mut contents = self.in_force()?;
+                let staging = Staging { crls, ..Staging::default() };
+                let changed = staging.apply(&mut contents, self.clock.now())?;
+                self.put_in_force(&writing, contents, &format!("revoke: {changed}"), by, None)
+            }
+            Act::Block(who) => {
+                let mut contents = self.in_force()?;
+                let blocked = self.blocked(&who, &contents, by)?;
+                if !contents.manifest.blocked.iter().any(|other| other.same_as(&blocked)) {
+                    contents.manifest.blocked.push(blocked);
+                }
+                self.put_in_force(&writing, contents, &about, by, None)
+            }
+            Act::Unblock(who) => {
+                let mut contents = self.in_force()?;
+                let blocked = self.blocked(&who, &contents, by)?;
+                let before = contents.manifest.blocked.len();
+                contents.manifest.blocked.retain(|other| !other.same_as(&blocked));
+                if contents.manifest.blocked.len() == before {
+                    return Err(refused(format!("nothing is blocked by {who}; see `oncegate trust status`")));
+                }
+                self.put_in_force(&writing, contents, &about, by, None)
+            }
+            Act::Rollback(number) => self.roll_back(&writing, number, by),
+        }
+    }
+
+    /// What keeps the staged generation from being put in force, if anything; the second list is of warnings.
+    pub fn check_staged(&self) -> Result<Vec<String>, ActError> {
+        let contents = self.candidate()?;
+        self.check(&contents).map(|generation| generation.warnings().to_vec())
+    }
+
+    fn request(&self, writing: &Writing<'_>, client: bool, names: &Names, again: bool) -> Result<Done, ActError> {
+        let (certificate, key_file) = if client { (CLIENT, CLIENT_KEY) } else { (SERVER, SERVER_KEY) };
+        if self.store.pending_key(key_file).is_some() && !again {
+            return Err(refused(
+                "a request is under way and its key waits for the certificate; --again throws it away",
+            ));
+        }
+        let names = if names.id.is_empty() {
+            let contents = self.in_force()?;
+            let of = if contents.file(certificate).is_some() { certificate } else { SERVER };
+            let chain = contents.file(of).map(certificates).unwrap_or_default();
+            let facts = chain.first().and_then(|der| Facts::of(der));
+            let facts = facts.ok_or_else(|| refused("no certificate is in force to take the names from; give --id"))?;
+            Names { id: facts.uris.into_iter().next().unwrap_or_default(), hosts: facts.hosts }
+        } else {
+            names.clone()
+        };
+        let (key, text) = request::make(&names, &self.terms.trust_domain).map_err(refused)?;
+        writing.set_pending_key(key_file, Some(key.as_bytes()))?;
+        let lines = vec![format!("request for {} ({})", names.id, names.hosts.join(", "))];
+        Ok(Done { lines, request: Some(text), ..Done::default() })
+    }
+
+    fn stage(&self, writing: &Writing<'_>, mut staging: Staging, by: &str) -> Result<Done, ActError> {
+        let staged = self.store.staged()?;
+        let mut contents = match &staged {
+            Some(place) => place.read()?,
+            None => self.in_force().unwrap_or_default(),
+        };
+        if staged.is_none() {
+            (contents.manifest.removed, contents.manifest.made) = (Removed::Kill, None);
+        }
+        staging.find_keys(&contents, |file| self.store.pending_key(file)).map_err(refused)?;
+        let mut lines = self.may_remove(&staging, &contents)?;
+        let changed = staging.apply(&mut contents, self.clock.now())?;
+        let before = contents.manifest.made.take().map(|made| format!("{}; ", made.act)).unwrap_or_default();
+        contents.manifest.made = Some(self.made(&format!("{before}{changed}"), by));
+        writing.stage(&contents, self.clock)?;
+        lines.push(format!("staged: {changed}"));
+        match self.check_staged() {
+            Ok(warnings) => {
+                lines.extend(warnings.into_iter().map(|warning| format!("warning: {warning}")));
+                lines.push("in order; `oncegate trust activate` puts it in force".to_owned());
+            }
+            Err(error) => lines.push(format!("not ready yet:\n{error}")),
+        }
+        Ok(Done { lines, ..Done::default() })
+    }
+
+    /// Refuses to remove a CA that somebody still uses, unless forced.
+    fn may_remove(&self, staging: &Staging, contents: &Contents) -> Result<Vec<String>, ActError> {
+        let Some(gate) = self.gate.filter(|_| !staging.remove.is_empty()) else {
+            let unknown = "the gateway does not run, so nobody knows who still uses that CA".to_owned();
+            return Ok(if staging.remove.is_empty() { Vec::new() } else { vec![unknown] });
+        };
+        let seen = gate.seen();
+        for name in &staging.remove {
+            let Some(ca) = facts_of(contents, name) else { continue };
+            let users: Vec<_> = seen.users_of(&ca.key_sha256).iter().map(|(id, _)| id.to_string()).collect();
+            if !users.is_empty() && !staging.force {
+                let some: Vec<_> = users.iter().take(5).cloned().collect();
+                let (count, some) = (users.len(), some.join(", "));
+                return Err(refused(format!(
+                    "client CA {name} is used by {count} systems ({some}); see `oncegate trust who --issuer {name}`, or --force"
+                )));
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn activate(&self, writing: &Writing<'_>, by: &str) -> Result<Done, ActError> {
+        let contents = self.candidate()?;
+        let act =
+            contents.manifest.made.as_ref().map_or("activate".to_owned(), |made| format!("activate: {}", made.act));
+        let key = contents.file(SERVER_KEY).map(<[u8]>::to_vec);
+        let client_key = contents.file(CLIENT_KEY).map(<[u8]>::to_vec);
+        let done = self.put_in_force(writing, contents, &act, by, None)?;
+        writing.discard()?;
+        for (file, key) in [(SERVER_KEY, key), (CLIENT_KEY, client_key)] {
+            if key.is_some() && self.store.pending_key(file) == key {
+                writing.set_pending_key(file, None)?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// What is staged, with the blocks and the newest lists of what is in force.
+    fn candidate(&self) -> Result<Contents, ActError> {
+        let staged = self.store.staged()?.ok_or_else(|| refused("nothing is staged; see `oncegate trust stage`"))?;
+        let mut contents = staged.read()?;
+        if self.store.current()?.is_some() {
+            self.carry_over(&mut contents, &self.in_force()?);
+        }
+        Ok(contents)
+    }
+
+    fn roll_back(&self, writing: &Writing<'_>, number: Option<u64>, by: &str) -> Result<Done, ActError> {
+        let current = self.store.current()?.and_then(|place| place.number);
+        let mut older = self.store.numbers().into_iter().filter(|number| Some(*number) < current);
+        let number = number.or_else(|| older.next_back()).ok_or_else(|| refused("there is no generation before"))?;
+        let dir = self.store.generation(number);
+        let mut faults = Faults::default();
+        let mut contents = Contents::read(&dir, &mut faults).ok_or(ActError::Invalid(faults))?;
+        // The gateway goes on even if what is in force can't be read any more.
+        let in_force = self.in_force();
+        if let Ok(in_force) = &in_force {
+            self.carry_over(&mut contents, in_force);
+        }
+        let act = format!("rollback: to generation {number}");
+        let mut done = self.put_in_force(writing, contents, &act, by, Some(number))?;
+        if in_force.is_err() {
+            done.lines.push("what was in force can't be read: blocks and lists are those of the older one".to_owned());
+        }
+        Ok(done)
+    }
+
+    fn put_in_force(
+        &self,
+        writing: &Writing<'_>,
+        mut contents: Contents,
+        act: &str,
+        by: &str,
+        rollback_to: Option<u64>,
+    ) -> Result<Done, ActError> {
+        (contents.manifest.made, contents.manifest.rollback_to) = (Some(self.made(act, by)), rollback_to);
+        let generation = self.check(&contents)?;
+        let above = self.gate.map_or(0, |gate| gate.current().number());
+        let number = writing.promote(&contents, above)?;
+        let warnings = generation.warnings().iter().map(|warning| format!("warning: {warning}"));
+        let mut lines = vec![format!("generation {number}: {act}")];
+        lines.extend(warnings);
+        Ok(Done { lines, generation: Some(number), request: None })
+    }
+
+    fn check(&self, contents: &Contents) -> Result<Generation, ActError> {
+        let serving = match self.gate {
+            Some(gate) => Some(gate.current()),
+            None => self
+                .in_force()
+                .ok()
+                .and_then(|contents| {
+                    let start = Against::Start;
+                    Generation::load(0, &contents, self.store.root(), self.terms, start, self.clock).ok()
+                })
+                .map(std::sync::Arc::new),
+        };
+        let against = match &serving {
+            None => Against::Nothing,
+            Some(serving) => Against::serving(serving, &contents.manifest),
+        };
+        // Faults name the file alone: it is nowhere yet.
+        let nowhere = std::path::Path::new("");
+        Ok(Generation::load(0, contents, nowhere, self.terms, against, self.clock)?)
+    }
+
+    fn in_force(&self) -> Result<Contents, ActError> {
+        let place = self.store.current()?;
+        Ok(place.ok_or_else(|| refused("no generation is in force yet; stage one and activate it"))?.read()?)
+    }
+
+    fn carry_over(&self, contents: &mut Contents, in_force: &Contents) {
+        contents.manifest.blocked.clone_from(&in_force.manifest.blocked);
+        for ca in contents.manifest.client_cas.clone() {
+            let Some(facts) = facts_of(contents, &ca.name) else { continue };
+            let same = in_force.manifest.client_cas.iter().find(|other| {
+                facts_of(in_force, &other.name).is_some_and(|other| other.key_sha256 == facts.key_sha256)
+            });
+            let Some(carried) = same.and_then(|other| in_force.file(&crl_of(&other.name))) else { continue };
+            let number = |bytes: Option<&[u8]>| Some(Crl::read(bytes?, &facts, self.clock.now()).ok()?.number);
+            if number(Some(carried)) >= number(contents.file(&crl_of(&ca.name))) {
+                contents.set(crl_of(&ca.name), Some(carried.to_vec()));
+            }
+        }
+    }
+
+    fn blocked(&self, who: &BlockWho, contents: &Contents, by: &str) -> Result<Blocked, ActError> {
+        let ca = match facts_of(contents, &who.ca) {
+            Some(facts) => hex::encode(facts.key_sha256),
+            None => who.ca.clone(),
+        };
+        let blocked = Blocked {
+            id: who.id.clone(),
+            serial: who.serial.clone(),
+            ca,
+            at: self.clock.now().to_rfc3339(),
+            by: by.to_owned(),
+        };
+        blocked.parse().map_err(refused)?;
+        Ok(blocked)
+    }
+
+    fn made(&self, act: &str, by: &str) -> Made {
+        Made { at: self.clock.now().to_rfc3339(), by: by.to_owned(), act: act.to_owned() }
+    }
+}
+
+fn refused(message: impl Into<String>) -> ActError {
+    ActError::Refused(message.into())
+}
+
+fn certificates(text: &[u8]) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    material::certificates_in(text, std::path::Path::new(""), &mut Faults::default())
+}
+
+/// What the certificate of a generation's client CA says.
+pub(super) fn facts_of(contents: &Contents, ca: &str) -> Option<Facts> {
+    Facts::of(certificates(contents.file(&certificate_of(ca))?).first()?)
+}

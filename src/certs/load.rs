@@ -1,0 +1,238 @@
+//! Swaps under load, many of them, and over many connections. Bounded here; `tests/nightly` asks for the full numbers
+//! with `ONCEGATE_ROUNDS`, `ONCEGATE_GENERATIONS` and `ONCEGATE_CONNECTIONS`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::testing::{DAY, DOMAIN, Leaf, Pki, Running, client, get, short};
+use super::upstream::client_channel;
+use super::{Against, Blocked, Contents, HardeningConfig, Swept};
+
+fn asked(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |number| number.parse().unwrap())
+}
+
+fn roomy() -> HardeningConfig {
+    HardeningConfig {
+        max_connections: 100_000,
+        max_connections_per_address: 100_000,
+        max_connections_per_identity: 100_000,
+        preface_timeout_ms: 600_000,
+        ..short()
+    }
+}
+
+fn blocking(contents: &Contents, id: &str) -> Contents {
+    let mut blocking = contents.clone();
+    blocking.manifest.blocked.push(Blocked { id: id.to_owned(), ..Blocked::default() });
+    blocking
+}
+
+/// One caller is blocked and unblocked, again and again, while it connects without a pause. What began and ended while
+/// the block was in force must have been refused, handshakes under way at the swap and their later requests included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_admitted_under_the_trust_of_before() {
+    let swaps = asked("ONCEGATE_ROUNDS", 10) * 2;
+    let pki = Pki::new();
+    let running = Running::start(&pki, roomy()).await;
+    let id = format!("spiffe://{DOMAIN}/GA/household");
+    let free = pki.contents();
+    let blocked = blocking(&free, &id);
+    // Odd while the block is in force: raised after it was put in force, and before it is taken back.
+    let (turn, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut callers = JoinSet::new();
+    for _ in 0..6 {
+        let (turn, stop) = (turn.clone(), stop.clone());
+        let (upstream, clock) = (pki.upstream(running.address), pki.clock.clone());
+        callers.spawn(async move {
+            let (mut admitted, mut refused, mut between) = (0_u64, 0_u64, 0_u64);
+            while !stop.load(Ordering::SeqCst) {
+                let channel = client_channel(&upstream, &clock).unwrap();
+                // The second request is on the same connection, if there is one.
+                for _ in 0..2 {
+                    let before = turn.load(Ordering::SeqCst);
+                    let answered =
+                        get(&channel, "/x").await.is_ok_and(|answer| answer.headers().contains_key("x-caller"));
+                    let after = turn.load(Ordering::SeqCst);
+                    match (before == after, before % 2 == 1) {
+                        (true, true) => {
+                            assert!(!answered, "admitted while blocked");
+                            refused += 1;
+                        }
+                        (true, false) => admitted += u64::from(answered),
+                        _ => between += 1,
+                    }
+                }
+            }
+            (admitted, refused, between)
+        });
+    }
+    for number in 2..swaps + 2 {
+        let contents = if number % 2 == 0 { &blocked } else { &free };
+        let generation = pki.load(number, contents, Against::Start).unwrap();
+        if number % 2 == 1 {
+            turn.fetch_add(1, Ordering::SeqCst);
+        }
+        let gate = running.gate.clone();
+        tokio::task::spawn_blocking(move || gate.install(generation)).await.unwrap().unwrap();
+        if number % 2 == 0 {
+            turn.fetch_add(1, Ordering::SeqCst);
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    let (mut admitted, mut refused, mut between) = (0, 0, 0);
+    while let Some(counts) = callers.join_next().await {
+        let counts = counts.unwrap();
+        (admitted, refused, between) = (admitted + counts.0, refused + counts.1, between + counts.2);
+    }
+    eprintln!("{swaps} swaps: {admitted} admitted while free, {refused} refused while blocked, {between} between");
+    assert!(admitted > swaps / 2 && refused > swaps / 2, "{admitted} {refused}: no load");
+}
+
+/// Every generation is loaded, validated with a handshake, installed, and forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_flat_over_many_generations() {
+    let generations = asked("ONCEGATE_GENERATIONS", 150);
+    let pki = Pki::new();
+    let running = Running::start(&pki, roomy()).await;
+    let channel = client_channel(&pki.upstream(running.address), &pki.clock).unwrap();
+    get(&channel, "/x").await.unwrap();
+    let mut contents = pki.contents();
+    contents.set("GA.crl", Some(pki.ga.crl(2, &(1..2000).collect::<Vec<_>>(), DAY)));
+    let mut number = 1;
+    let mut forgotten = Vec::new();
+    let mut swap = |count: u64| {
+        for _ in 0..count {
+            number += 1;
+            let serving = running.gate.current();
+            let generation = pki.load(number, &contents, Against::Serving(&serving)).unwrap();
+            forgotten.push((Arc::downgrade(&serving), Arc::downgrade(serving.server_config())));
+            drop(serving);
+            running.gate.install(generation).unwrap();
+        }
+    };
+    swap(generations / 3);
+    let before = resident_kib();
+    let started = Instant::now();
+    swap(generations);
+    let grown = resident_kib().saturating_sub(before);
+    eprintln!("{generations} generations in {:?}: {before} KiB, {grown} KiB more", started.elapsed());
+    get(&channel, "/x").await.unwrap();
+    assert_eq!(running.gate.status().handshakes_done, 1);
+    // The open connection's session holds on to the configuration of its handshake, the first one.
+    let held = forgotten.iter().skip(1).filter(|(one, tls)| one.strong_count() + tls.strong_count() > 0).count();
+    assert_eq!(held, 0, "generations that nobody needs are still there");
+    // Other tests of this process take memory too, so this is looked at only where it runs alone.
+    if std::env::var("ONCEGATE_GENERATIONS").is_ok() {
+        assert!(grown < 8 * 1024, "{grown} KiB more than {before}");
+    }
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Idle connections are judged by a list or a bundle that changed; one caller goes on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
+    let count = usize::try_from(asked("ONCEGATE_CONNECTIONS", 100)).unwrap();
+    let pki = Pki::new();
+    let running = Running::start(&pki, roomy()).await;
+    let config = Arc::new(client(Some((&pki.ga, &Leaf { serial: 7, ..Leaf::client("GA/idle") }))));
+    let mut idle = Vec::with_capacity(count);
+    for _ in 0..count {
+        let tls = TlsConnector::from(config.clone());
+        idle.push(tls.connect(ServerName::try_from("localhost").unwrap(), running.tcp().await).await.unwrap());
+    }
+    let opened = Instant::now();
+    while running.gate.status().connections < count {
+        assert!(opened.elapsed() < Duration::from_secs(30), "not all connections were taken");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (stop, swapping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let calls = {
+        pki.identity("other", &pki.wj, &Leaf::client("WJ/other"));
+        let mut upstream = pki.upstream(running.address);
+        (upstream.certificate, upstream.key) = (pki.path("other.pem"), pki.path("other.key"));
+        let (channel, stop, swapping) =
+            (client_channel(&upstream, &pki.clock).unwrap(), stop.clone(), swapping.clone());
+        tokio::spawn(async move {
+            let mut took = [Vec::new(), Vec::new()];
+            while !stop.load(Ordering::SeqCst) {
+                let (at, during) = (Instant::now(), swapping.load(Ordering::SeqCst));
+                get(&channel, "/x").await.expect("others go on");
+                took[usize::from(during)].push(at.elapsed());
+                tokio::time::sleep(Duration::from_micros(500)).await;
+            }
+            took
+        })
+    };
+    let mut number = 1;
+    let mut swap = async |contents: &Contents| {
+        number += 1;
+        let (generation, gate) = (pki.load(number, contents, Against::Start).unwrap(), running.gate.clone());
+        let install = move || {
+            let started = Instant::now();
+            let swept = gate.install(generation).unwrap();
+            (swept, started.elapsed())
+        };
+        swapping.store(true, Ordering::SeqCst);
+        let done = tokio::task::spawn_blocking(install).await.unwrap();
+        swapping.store(false, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        done
+    };
+    // Another list of the same CA: no signature.
+    let mut contents = pki.contents();
+    contents.set("GA.crl", Some(pki.ga.crl(2, &(1000..101_000).collect::<Vec<_>>(), DAY)));
+    let (by_list, list) = swap(&contents).await;
+    // Another binding: every chain is built anew.
+    contents.manifest.client_cas[0].departments.push("MZ".to_owned());
+    let (by_bundle, bundle) = swap(&contents).await;
+    assert_eq!((by_list.kept, by_bundle.kept), (count + 1, count + 1));
+    for _ in 0..asked("ONCEGATE_ROUNDS", 3) {
+        contents.manifest.client_cas[0].departments.push("MZ".to_owned());
+        swap(&contents).await;
+    }
+    // And out.
+    contents.set("GA.crl", Some(pki.ga.crl(3, &[7], DAY)));
+    let (out, revoked) = swap(&contents).await;
+    assert_eq!(out, Swept { kept: 1, drained: 0, killed: count });
+    let ended = Instant::now();
+    for tls in &mut idle {
+        let mut buf = [0; 256];
+        let end = async { while matches!(tls.read(&mut buf).await, Ok(1..)) {} };
+        timeout(Duration::from_secs(1), end).await.expect("idle connections end at once");
+        _ = tls.shutdown().await;
+    }
+    let ended = ended.elapsed();
+    stop.store(true, Ordering::SeqCst);
+    let [quiet, during] = calls.await.unwrap();
+    eprintln!(
+        "{count} idle connections: list {list:?}, bundle {bundle:?}, revoked {revoked:?}, all closed {ended:?} after; \
+         another caller's p99 {:?} at rest ({} calls), {:?} during sweeps ({} calls)",
+        p99(quiet.clone()),
+        quiet.len(),
+        p99(during.clone()),
+        during.len()
+    );
+    let strict = std::env::var("ONCEGATE_CONNECTIONS").is_ok();
+    let (most_list, most_bundle) = if strict { (50, 1_000) } else { (2_000, 10_000) };
+    assert!(list < Duration::from_millis(most_list), "{list:?}");
+    assert!(bundle < Duration::from_millis(most_bundle), "{bundle:?}");
+}
+
+fn p99(mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+}

@@ -1,0 +1,448 @@
+//! Rotation, revocation, blocking and rollback, on a real trust directory and over real connections.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tonic::transport::Channel;
+
+use super::testing::{Ca, DAY, DOMAIN, Leaf, Pki, Running, get, header, short};
+use super::upstream::client_channel;
+use super::{
+    Act, ActError, BlockWho, Custodian, Followed, Gate, Keeper, Names, Opened, Removed, Staging, Store, Swept,
+    TrustConfig, UpstreamConfig,
+};
+
+const ROOT: &str = "uid 0";
+
+/// A trust directory with one generation in force.
+fn store(pki: &Pki) -> Store {
+    let store = Store::new(pki.path("trust"));
+    store.init().unwrap();
+    store.write().unwrap().promote(&pki.contents(), 0).unwrap();
+    store
+}
+
+fn open(pki: &Pki) -> Arc<Keeper> {
+    let opened = Opened::open(&TrustConfig::new(pki.path("trust")), DOMAIN, &pki.clock).unwrap();
+    Keeper::new(opened, pki.clock.clone(), |first| Gate::new(first, short(), pki.clock.clone())).unwrap()
+}
+
+/// A gateway's listener that follows its trust directory.
+async fn start(pki: &Pki) -> (Arc<Keeper>, Running) {
+    store(pki);
+    let keeper = open(pki);
+    let running = Running::serving(keeper.gate().clone()).await;
+    (keeper, running)
+}
+
+fn act(keeper: &Keeper, act: Act) -> Result<String, ActError> {
+    keeper.act(act, ROOT).map(|done| done.lines.join("\n"))
+}
+
+fn stage(staging: Staging) -> Act {
+    Act::Stage(Box::new(staging))
+}
+
+/// A channel of a system with a certificate of its own.
+fn channel(pki: &Pki, running: &Running, ca: &Ca, path: &str, serial: u64) -> Channel {
+    let name = format!("{}-{serial}", path.replace('/', "-"));
+    pki.identity(&name, ca, &Leaf { serial, ..Leaf::client(path) });
+    let good = pki.upstream(running.address);
+    let config =
+        UpstreamConfig { certificate: pki.path(&format!("{name}.pem")), key: pki.path(&format!("{name}.key")), ..good };
+    client_channel(&config, &pki.clock).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_certificate_is_out_at_once_and_no_rollback_brings_it_back() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    let other = channel(&pki, &running, &pki.ga, "GA/other", 8);
+    get(&household, "/x").await.unwrap();
+    get(&other, "/x").await.unwrap();
+    let open_stream = tokio::spawn({
+        let household = household.clone();
+        async move { get(&household, "/slow/60000").await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+
+    let told = act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[7], 9 * DAY)] }).unwrap();
+    assert!(told.contains("generation 2 serves: 1 connections kept, 0 drained, 1 cut"), "{told}");
+    let ended = timeout(Duration::from_secs(1), open_stream).await.expect("open streams end at once").unwrap();
+    assert!(ended.is_err());
+    assert!(get(&household, "/x").await.is_err(), "nor is it taken again");
+    get(&other, "/x").await.expect("others of the CA go on");
+
+    // Back to the time before, but for what was revoked.
+    let told = act(&keeper, Act::Rollback(None)).unwrap();
+    assert!(told.contains("generation 3: rollback: to generation 1"), "{told}");
+    assert!(get(&household, "/x").await.is_err(), "a rollback does not resurrect");
+    get(&other, "/x").await.unwrap();
+    assert!(keeper.store().numbers() == [1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_needs_no_ca_and_is_taken_back_by_name() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let id = format!("spiffe://{DOMAIN}/GA/household");
+    let by_id = BlockWho { id: id.clone(), ..BlockWho::default() };
+    let by_serial = BlockWho { serial: "07".into(), ca: "GA".into(), ..BlockWho::default() };
+    let by_ca = BlockWho { ca: "GA".into(), ..BlockWho::default() };
+    let other_ca = BlockWho { serial: "07".into(), ca: "WJ".into(), ..BlockWho::default() };
+    let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    let other = channel(&pki, &running, &pki.ga, "GA/other", 8);
+    let wj = channel(&pki, &running, &pki.wj, "WJ/maternity", 7);
+    for (who, both) in [(by_id, false), (by_serial, false), (by_ca, true)] {
+        for channel in [&household, &other, &wj] {
+            get(channel, "/x").await.unwrap();
+        }
+        let again = who.clone();
+        act(&keeper, Act::Block(who.clone())).unwrap();
+        assert!(get(&household, "/x").await.is_err(), "{who}");
+        assert_eq!(get(&other, "/x").await.is_err(), both, "{who}");
+        get(&wj, "/x").await.unwrap();
+        // Neither going back nor putting in force what was staged before lifts it.
+        act(&keeper, Act::Rollback(Some(1))).unwrap();
+        assert!(get(&household, "/x").await.is_err(), "{who}");
+        act(&keeper, Act::Unblock(again)).unwrap();
+    }
+    act(&keeper, Act::Block(other_ca)).unwrap();
+    get(&household, "/x").await.expect("a serial of another CA is another certificate");
+    assert!(get(&wj, "/x").await.is_err());
+    let nobody = BlockWho { id: format!("{id}x"), ..BlockWho::default() };
+    assert!(matches!(act(&keeper, Act::Unblock(nobody)), Err(ActError::Refused(_))));
+    assert!(matches!(act(&keeper, Act::Block(BlockWho::default())), Err(ActError::Refused(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_holds_though_something_else_was_staged_before() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    get(&household, "/x").await.unwrap();
+    act(&keeper, stage(Staging { crls: vec![pki.wj.crl(5, &[], DAY)], ..Staging::default() })).unwrap();
+    let who = BlockWho { id: format!("spiffe://{DOMAIN}/GA/household"), ..BlockWho::default() };
+    act(&keeper, Act::Block(who)).unwrap();
+    let newer = pki.wj.crl(6, &[9], DAY);
+    act(&keeper, Act::Revoke { crls: vec![newer.clone()] }).unwrap();
+    act(&keeper, Act::Activate).unwrap();
+    assert!(get(&household, "/x").await.is_err());
+    let current = keeper.store().current().unwrap().unwrap().read().unwrap();
+    assert_eq!(current.file("WJ.crl"), Some(newer.as_slice()), "the newer list stays");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ca_of_a_department_is_rotated_and_the_old_one_goes_when_nobody_uses_it() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let old = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    get(&old, "/x").await.unwrap();
+    let ga2 = Ca::new("GA");
+    let add = |name: &str, bind: Vec<(String, Vec<String>)>| Staging {
+        client_cas: vec![(name.into(), ga2.pem.clone().into())],
+        crls: vec![ga2.crl(1, &[], DAY)],
+        bind,
+        ..Staging::default()
+    };
+    let unbound = act(&keeper, stage(add("GA-2", vec![]))).unwrap_err().to_string();
+    assert!(unbound.contains("--bind GA-2=CODE"), "{unbound}");
+    let taken = act(&keeper, stage(add("GA", vec![]))).unwrap_err().to_string();
+    assert!(taken.contains("give the new one another name"), "{taken}");
+    let told = act(&keeper, stage(add("GA-2", vec![("GA-2".into(), vec!["GA".into()])]))).unwrap();
+    assert!(told.contains("in order"), "{told}");
+    act(&keeper, Act::Activate).unwrap();
+    let new = channel(&pki, &running, &ga2, "GA/household", 9);
+    get(&new, "/x").await.unwrap();
+    get(&old, "/x").await.unwrap();
+
+    let remove = |force| {
+        let removed = Removed::Drain;
+        stage(Staging { remove: vec!["GA".into()], removed, force, ..Staging::default() })
+    };
+    let used = act(&keeper, remove(false)).unwrap_err().to_string();
+    assert!(used.contains("client CA GA is used by 1 systems (spiffe://test.example/GA/household)"), "{used}");
+    drop(old);
+    running.until(|gate| gate.status().connections == 1).await;
+    pki.clock.advance(Duration::from_secs(1));
+    get(&new, "/x").await.unwrap();
+    act(&keeper, remove(false)).expect("it has moved to the other CA");
+    act(&keeper, Act::Activate).unwrap();
+    get(&new, "/x").await.unwrap();
+    assert!(get(&channel(&pki, &running, &pki.ga, "GA/household", 10), "/x").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_ca_drains_or_cuts_as_it_was_said() {
+    for removed in [Removed::Drain, Removed::Kill] {
+        let drained = removed == Removed::Drain;
+        let pki = Pki::new();
+        let (keeper, running) = start(&pki).await;
+        let channel = channel(&pki, &running, &pki.ga, "GA/household", 7);
+        get(&channel, "/x").await.unwrap();
+        let under_way = tokio::spawn({
+            let channel = channel.clone();
+            async move { get(&channel, if drained { "/slow/400" } else { "/slow/60000" }).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let remove = Staging { remove: vec!["GA".into()], removed, force: true, ..Staging::default() };
+        act(&keeper, stage(remove)).unwrap();
+        let told = act(&keeper, Act::Activate).unwrap();
+        assert!(told.contains(if drained { "1 drained, 0 cut" } else { "0 drained, 1 cut" }), "{told}");
+        assert_eq!(under_way.await.unwrap().is_ok(), drained, "a request under way");
+        running.until(|gate| gate.status().connections == 0).await;
+        assert!(get(&channel, "/x").await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaf_is_renewed_with_a_key_that_never_left() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let channel = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    get(&channel, "/x").await.unwrap();
+    let before = *keeper.gate().current().leaf_sha256();
+    let request = |again| Act::Request { client: false, names: Names::default(), again };
+    let done = keeper.act(request(false), ROOT).unwrap();
+    assert!(keeper.act(request(false), ROOT).is_err(), "its key would be lost");
+    let csr = rcgen::CertificateSigningRequestParams::from_pem(&done.request.unwrap()).unwrap();
+    let id = format!("spiffe://{DOMAIN}/ZS/oncegate");
+    assert_eq!(csr.params.subject_alt_names, [rcgen::SanType::URI(id.as_str().try_into().unwrap())]);
+    let certificate = pki.server_ca.sign_request(&csr, &Leaf::server("ZS/oncegate"));
+    let told = act(&keeper, stage(Staging { certificate: Some(certificate.into()), ..Staging::default() })).unwrap();
+    assert!(told.contains("staged: server certificate"), "{told}");
+    act(&keeper, Act::Activate).unwrap();
+    assert_ne!(*keeper.gate().current().leaf_sha256(), before);
+    get(&channel, "/x").await.unwrap();
+    assert_eq!(keeper.gate().status().handshakes_done, 1, "nobody had to connect again");
+    assert!(keeper.store().pending_key("server.key").is_none());
+    assert!(matches!(act(&keeper, Act::Activate), Err(ActError::Refused(_))), "nothing is staged any more");
+    let stranger = pki.server_ca.issue(&Leaf::server("ZS/oncegate")).0;
+    let told = act(&keeper, stage(Staging { certificate: Some(stranger.into()), ..Staging::default() }));
+    assert!(told.unwrap_err().to_string().contains("no key here fits"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overdue_list_counts_for_its_grace_and_then_refuses() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[], DAY)] }).unwrap();
+    let ga = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    let wj = channel(&pki, &running, &pki.wj, "WJ/maternity", 7);
+    get(&ga, "/x").await.unwrap();
+    pki.clock.advance(DAY + Duration::from_secs(1));
+    get(&ga, "/x").await.expect("within the grace");
+    pki.clock.advance(DAY);
+    let refused = get(&ga, "/x").await.unwrap();
+    assert_eq!(header(&refused, "grpc-status"), "16");
+    assert_eq!(header(&refused, "x-caller"), "");
+    running.until(|gate| gate.connections().iter().all(|open| open.caller().id().department().as_str() != "GA")).await;
+    assert!(get(&ga, "/x").await.is_err(), "nor is it taken again");
+    get(&wj, "/x").await.expect("the other CA's list is in order");
+    act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(3, &[], 9 * DAY)] }).unwrap();
+    get(&ga, "/x").await.expect("a new list lets them in again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_renewed_in_time_is_not_noticed() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[], DAY)] }).unwrap();
+    let ga = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    get(&ga, "/x").await.unwrap();
+    act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(3, &[], 9 * DAY)] }).unwrap();
+    pki.clock.advance(3 * DAY);
+    get(&ga, "/x").await.unwrap();
+    assert_eq!(keeper.gate().status().handshakes_done, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_in_order_never_serves_and_says_why() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let channel = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    get(&channel, "/x").await.unwrap();
+    // By files alone, past every check of the commands.
+    let mut spoilt = pki.contents();
+    spoilt.set("GA.crl", Some(Ca::new("GA").crl(2, &[], DAY)));
+    let number = keeper.store().write().unwrap().promote(&spoilt, 0).unwrap();
+    let Followed::Refused(why) = keeper.follow() else { panic!("it serves") };
+    assert!(why.contains("GA.crl: is not signed by its CA's key"), "{why}");
+    assert_eq!(keeper.follow(), Followed::Same, "told once");
+    assert!(keeper.refused().unwrap().dir.ends_with(number.to_string()));
+    assert_eq!(keeper.gate().current().number(), 1);
+    get(&channel, "/x").await.unwrap();
+    // Back to an older directory by hand is no way to forget revocations.
+    act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[], DAY)] }).unwrap();
+    assert!(keeper.refused().is_none());
+    let link = pki.path("trust/current");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("generations/1", &link).unwrap();
+    let Followed::Refused(why) = keeper.follow() else { panic!("it serves") };
+    assert!(why.contains("`oncegate trust rollback 1`"), "{why}");
+    std::fs::remove_file(&link).unwrap();
+    let Followed::Refused(_) = keeper.follow() else { panic!("it serves") };
+    assert_eq!(keeper.gate().current().number(), 3);
+    get(&channel, "/x").await.unwrap();
+}
+
+/// As Kubernetes mounts a secret: files are links into `..data`, which is a link that is swapped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mounted_volume_is_followed_swap_after_swap() {
+    let pki = Pki::new();
+    let (volume, trust) = (pki.path("volume"), pki.path("trust"));
+    let swap = |name: &str, list: u64| {
+        let dir = volume.join(name);
+        let mut contents = pki.contents();
+        contents.set("GA.crl", Some(pki.ga.crl(list, &[], DAY)));
+        let made = Store::new(pki.path(name));
+        made.init().unwrap();
+        made.write().unwrap().promote(&contents, 0).unwrap();
+        std::fs::create_dir_all(&volume).unwrap();
+        std::fs::rename(made.generation(1), &dir).unwrap();
+        let (data, beside) = (volume.join("..data"), volume.join("..data_tmp"));
+        let before = std::fs::read_link(&data).ok();
+        std::os::unix::fs::symlink(name, &beside).unwrap();
+        std::fs::rename(&beside, &data).unwrap();
+        if let Some(old) = before {
+            std::fs::remove_dir_all(volume.join(old)).unwrap();
+        }
+    };
+    swap("..2026_06_01_1", 1);
+    std::fs::create_dir(&trust).unwrap();
+    std::os::unix::fs::symlink("../volume/..data", trust.join("current")).unwrap();
+    let keeper = open(&pki);
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let following = tokio::spawn(keeper.clone().run({
+        let told = told.clone();
+        move |followed| told.lock().unwrap().push(followed)
+    }));
+    for number in 2..5_u64 {
+        swap(&format!("..2026_06_01_{number}"), number);
+        let started = Instant::now();
+        while keeper.gate().current().number() != number {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(started.elapsed() < Duration::from_secs(3), "swap {number} was not seen");
+        }
+    }
+    following.abort();
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(matches!(told[2], Followed::Activated { number: 4, swept: Swept { kept: 0, .. }, .. }));
+}
+
+/// Whatever step a kill interrupts: what `current` leads to can be loaded, and the next command goes through.
+#[test]
+fn a_kill_at_any_step_leaves_a_generation_that_loads() {
+    let pki = Pki::new();
+    let (terms, mut interrupted) = (Pki::terms(), 0);
+    let trust = store(&pki);
+    let mut list = 1;
+    for kind in ["stage", "activate", "revoke", "block", "rollback", "request"] {
+        for steps in 0.. {
+            assert!(steps < 200, "{kind} never ends");
+            list += 1;
+            let fresh = Store::new(trust.root());
+            let custodian = Custodian { store: &fresh, terms: &terms, clock: &pki.clock, gate: None };
+            let crls = vec![pki.ga.crl(list, &[7], 9 * DAY)];
+            if kind == "activate" {
+                custodian.act(stage(Staging { crls: crls.clone(), ..Staging::default() }), ROOT).unwrap();
+            }
+            fresh.killed_after.store(steps, Ordering::SeqCst);
+            let who = BlockWho { serial: format!("{list:04x}"), ..BlockWho::default() };
+            let done = custodian.act(
+                match kind {
+                    "stage" => stage(Staging { crls, ..Staging::default() }),
+                    "activate" => Act::Activate,
+                    "revoke" => Act::Revoke { crls },
+                    "block" => Act::Block(who),
+                    "rollback" => Act::Rollback(None),
+                    _ => Act::Request { client: false, names: Names::default(), again: true },
+                },
+                ROOT,
+            );
+            let after = open(&pki);
+            assert!(after.gate().current().number() >= 1);
+            if let Some(staged) = fresh.staged().unwrap() {
+                staged.read().expect("what is staged can be read");
+            }
+            match done {
+                Ok(_) => break,
+                Err(ActError::Store(_)) => interrupted += 1,
+                Err(other) => panic!("{kind} after {steps} steps: {other}"),
+            }
+        }
+        // Leftovers are in nobody's way.
+        let custodian = Custodian { store: &trust, terms: &terms, clock: &pki.clock, gate: None };
+        custodian.act(Act::Discard, ROOT).unwrap();
+    }
+    assert!(interrupted > 60, "only {interrupted} steps");
+    assert!(std::fs::read_dir(pki.path("trust/drafts")).unwrap().next().is_none());
+}
+
+#[test]
+fn only_one_command_writes_at_a_time_and_private_files_are_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let pki = Pki::new();
+    let trust = store(&pki);
+    let writing = trust.write().unwrap();
+    let second = trust.write().unwrap_err().to_string();
+    assert!(second.contains("another trust command is under way"), "{second}");
+    drop(writing);
+    trust.write().unwrap();
+    let mode = |name: &str| std::fs::metadata(trust.generation(1).join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("server.key"), mode("server.pem"), mode("")), (0o600, 0o644, 0o700));
+}
+
+#[test]
+fn old_generations_are_thrown_away() {
+    let pki = Pki::new();
+    let trust = store(&pki);
+    for _ in 0..20 {
+        trust.write().unwrap().promote(&pki.contents(), 0).unwrap();
+    }
+    assert_eq!(trust.numbers(), (6..=21).collect::<Vec<_>>());
+    assert_eq!(trust.current().unwrap().unwrap().number, Some(21));
+}
+
+#[test]
+fn the_first_generation_is_staged_bit_by_bit() {
+    let pki = Pki::new();
+    let trust = Store::new(pki.path("trust"));
+    let terms = Pki::terms();
+    let custodian = Custodian { store: &trust, terms: &terms, clock: &pki.clock, gate: None };
+    assert!(Opened::open(&TrustConfig::new(trust.root()), DOMAIN, &pki.clock).is_err());
+    trust.init().unwrap();
+    let names =
+        Names { id: format!("spiffe://{DOMAIN}/ZS/oncegate"), hosts: vec!["gw.example".into(), "10.0.0.1".into()] };
+    let foreign = Names { id: "spiffe://other.example/ZS/oncegate".into(), ..names.clone() };
+    assert!(custodian.act(Act::Request { client: false, names: foreign, again: false }, ROOT).is_err());
+    let done = custodian.act(Act::Request { client: false, names, again: false }, ROOT).unwrap();
+    let csr = rcgen::CertificateSigningRequestParams::from_pem(&done.request.unwrap()).unwrap();
+    assert_eq!(csr.params.subject_alt_names.len(), 3);
+    let certificate = pki.server_ca.sign_request(&csr, &Leaf::server("ZS/oncegate"));
+    let first = Staging { certificate: Some(certificate.into()), ..Staging::default() };
+    let told = custodian.act(stage(first), ROOT).unwrap().lines.join("\n");
+    assert!(told.contains("not ready yet") && told.contains("server_ca.pem: is missing"), "{told}");
+    assert!(matches!(custodian.act(Act::Activate, ROOT), Err(ActError::Invalid(_))));
+    let rest = Staging {
+        server_ca: Some(pki.server_ca.pem.clone().into()),
+        client_cas: vec![("GA".into(), pki.ga.pem.clone().into())],
+        crls: vec![pki.ga.crl(1, &[], DAY)],
+        ..Staging::default()
+    };
+    let told = custodian.act(stage(rest), ROOT).unwrap().lines.join("\n");
+    assert!(told.contains("in order"), "{told}");
+    custodian.act(Act::Activate, ROOT).unwrap();
+    let opened = Opened::open(&TrustConfig::new(trust.root()), DOMAIN, &pki.clock).unwrap();
+    assert_eq!(opened.generation.number(), 1);
+    let made = opened.generation.manifest().made.clone().unwrap();
+    assert_eq!(
+        made.act,
+        "activate: server certificate; roots of callers, client CA GA, revocation list 01 of GA (0 revoked)"
+    );
+    assert_eq!((made.by.as_str(), made.at.get(..10)), (ROOT, Some("2026-06-01")));
+}
