@@ -113,7 +113,7 @@ enum Command {
     Status(status::StatusArgs),
     /// Changes and watches the gateway's trust material.
     Trust(trust::TrustArgs),
-    /// Checks, compares, signs, approves and activates policy bundles.
+    /// Checks, explains, tests, compares, signs, approves and activates policy bundles.
     Policy(policy::PolicyArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),

@@ -155,6 +155,67 @@ async fn what_decides_on_the_record_is_told_to_the_auditor_alone() {
 }
 
 #[tokio::test]
+async fn an_explanation_says_what_a_lookup_would_release_and_asks_no_department() {
+    let site = site().await;
+    site.birth.answers(vec![birth()]);
+    let paths = ["mother_name", "issuing_institution", "infant_name", "sex", "birth_weight_g"];
+    let question = |paths: &[&str]| {
+        let pb::LookupRequest { matter, case_id, certificate_type, subject_role, subjects, .. } = request();
+        let read_mask = mask(paths);
+        pb::ExplainRequest { matter, case_id, certificate_type, subject_role, subjects, read_mask, verify: false }
+    };
+    let explained = site.explain(question(&paths)).await.unwrap();
+    assert_eq!(site.birth.calls(), 0);
+    let line = |field: &pb::ExplainedField| {
+        let form = |form: &pb::ExplainedForm| {
+            let parts = [form.form().as_str_name(), &form.condition, &form.when].map(str::to_owned);
+            format!("{} {:?}", parts.join(" "), form.reason())
+        };
+        format!("{}: {}", field.path, field.forms.iter().map(form).collect::<Vec<_>>().join("; "))
+    };
+    let lines: Vec<_> = explained.fields.iter().map(line).collect();
+    assert_eq!(
+        lines,
+        [
+            "infant_name: FIELD_FORM_WITHHELD consent_given  ConsentMissing",
+            "sex: FIELD_FORM_WITHHELD   NotGranted",
+            "birth_weight_g: FIELD_FORM_WITHHELD   NeverShared",
+            "mother_name: FIELD_FORM_RELEASED   Unspecified",
+            "issuing_institution: FIELD_FORM_RELEASED  applicant_is_parent Unspecified; \
+             FIELD_FORM_WITHHELD  applicant_is_parent is not certain RecordCondition",
+        ]
+    );
+    assert_eq!(explained.grants, ["statutory_duty", "applicant_is_parent"]);
+
+    // The live path, for a mother who applies.
+    let answer = ask(&site, &paths).await.unwrap();
+    assert_eq!(
+        fields(&answer.records[0]).into_keys().collect::<Vec<_>>(),
+        ["issuing_institution", "mother_name"],
+        "as explained"
+    );
+    assert_eq!(answer.decision.unwrap().policy, explained.policy);
+
+    // Nothing to release is an explanation; a call that is wrong is refused as a lookup is.
+    let nothing = site.explain(question(&["sex"])).await.unwrap();
+    assert_eq!((nothing.fields.len(), nothing.grants.len()), (1, 0));
+    let wrong = site.explain(question(&["sexx"])).await;
+    site.refused(wrong, Code::InvalidArgument, "FIELD_UNKNOWN");
+    site.registry.fails(Code::Internal);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let unknown = site.explain(question(&["mother_name"])).await.unwrap();
+    let form = &unknown.fields[0].forms[0];
+    assert_eq!((form.reason(), form.retryable), (pb::WithheldReason::ConditionUnknown, true));
+
+    let entries = site.close().await;
+    let entry = |receipt: Option<pb::Receipt>| entries[&receipt.unwrap().request_id][0].clone();
+    let some = entry(explained.receipt);
+    assert_eq!((some.outcome, some.records.len(), some.answer_digest), (Outcome::Partial, 0, None));
+    assert_eq!((some.method.rsplit('/').next(), some.withheld.len(), some.error_reason), (Some("Explain"), 3, 0));
+    assert_eq!(entry(nothing.receipt).outcome, Outcome::Denied);
+}
+
+#[tokio::test]
 async fn hours_are_those_of_china_on_a_working_day() {
     let site = site().await;
     site.birth.answers(vec![birth()]);

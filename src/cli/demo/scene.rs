@@ -98,7 +98,7 @@ impl Scene {
         registries.for_each(|config| config.address.clone_from(&registry));
 
         progress.show(out, "signatures of every department …")?;
-        config.policy = sign(&config.policy.bundle, pki_dir, dir)?;
+        config.policy = sign(&config.policy, pki_dir, dir)?;
 
         progress.show(out, "the gateway …")?;
         config.server.listen.set_port(0);
@@ -244,13 +244,13 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
 }
 
 /// A copy of the bundle that is signed as a county would: each provider its grants, the competent department all else.
-fn sign(bundle: &Path, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
+fn sign(policy: &PolicyConfig, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
     let (copy, keys) = (dir.join(POLICY), pki.join("policy"));
     if !keys.is_dir() {
         let what = format!("{} has no policy keys: `oncegate pki init --force` makes all keys anew", pki.display());
         return Err(Failure::new(Exit::Config, what));
     }
-    copy_tree(bundle, &copy)?;
+    copy_tree(&policy.bundle, &copy)?;
     copy_tree(&keys.join("keys"), &copy.join("keys"))?;
     for provider in providers(&copy)? {
         sign_grants(&copy, &provider, &key(&keys.join(format!("{provider}.key")))?)?;
@@ -262,6 +262,7 @@ fn sign(bundle: &Path, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> 
         mode: PolicyMode::Signed,
         authority: Some(keys.join("authority.jwks.json")),
         approvers: Some(keys.join("approvers.jwks.json")),
+        pseudonym_key: policy.pseudonym_key.clone(),
     })
 }
 

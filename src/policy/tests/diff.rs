@@ -30,7 +30,15 @@ fn policy(ty: &Arc<CertificateType>, grants: Vec<Grant>, denies: &[Deny]) -> Pol
     let vocabulary = vocabulary();
     let table = Table::new(&grants, denies, vocabulary.clone(), |_| Some(ty.clone()));
     let versions = BTreeMap::new();
-    Policy { catalog: nothing(), grants, table, vocabulary, hash: PolicyHash([1; 32]), versions }
+    Policy {
+        catalog: nothing(),
+        grants,
+        table,
+        vocabulary,
+        hash: PolicyHash([1; 32]),
+        versions,
+        pseudonyms: Faults::default(),
+    }
 }
 
 fn some_facts(rng: &mut StdRng) -> FactSet {
@@ -214,7 +222,15 @@ fn more_facts_than_can_be_enumerated_are_told() {
     let grants = vec![Arc::new(grant)];
     let table = Table::new(&grants, &[], vocabulary.clone(), |_| Some(ty.clone()));
     let hash = PolicyHash([2; 32]);
-    let many = Policy { catalog: nothing(), grants, table, vocabulary, hash, versions: BTreeMap::new() };
+    let many = Policy {
+        catalog: nothing(),
+        grants,
+        table,
+        vocabulary,
+        hash,
+        versions: BTreeMap::new(),
+        pseudonyms: Faults::default(),
+    };
     let error = Diff::of(&policy(&ty, Vec::new(), &[]), &many).unwrap_err();
     assert_eq!(error.assignments, 1 << 17);
     assert!(error.to_string().contains("up to 16 facts"), "{error}");
