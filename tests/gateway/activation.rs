@@ -32,6 +32,23 @@ use crate::process::{Place, with_token};
 
 const WJ: &str = "grants/newborn_birth/WJ.toml";
 
+/// A test that a bundle brings, which holds for the masked one.
+const TEST: &str = r#"matter = "newborn_birth"
+date = "2026-06-01"
+reference = "母婴保健法 第二十三条"
+
+
+[[case]]
+name = "the mother's name is masked for disease control"
+consumer = "JK"
+certificate_type = "birth_medical_certificate"
+role = "child"
+fields = ["mother_name"]
+facts = { case_open = true, subject_in_case = true }
+[case.expect]
+masked = { mother_name = "name_zh" }
+"#;
+
 /// Two bundles of one matter that differ in the form of the mother's name for JK, and are told apart by their hashes.
 struct Bundles {
     dir: TempDir,
@@ -338,6 +355,14 @@ async fn a_refused_bundle_leaves_the_old_one_serving_and_is_on_record() {
     });
     refused(desk.activate(&wrong, &hash_of(&wrong)).await, "no department CKYH in the catalog").await;
 
+    // Right in itself, and not what the departments' own tests in it expect.
+    let wrong = bundles.other(|path| {
+        std::fs::create_dir(path.join("tests")).unwrap();
+        std::fs::write(path.join("tests/newborn_birth.toml"), TEST).unwrap();
+    });
+    refused(desk.activate(&wrong, &hash_of(&wrong)).await, "newborn_birth.toml:6: test failed: the mother's name")
+        .await;
+
     let generation = desk.policy().await.unwrap();
     assert_eq!((generation.serving, generation.generations.len()), (1, 1));
     let (_, dir) = site.close_keeping_the_dir().await;
@@ -408,6 +433,14 @@ async fn what_is_in_memory_stays_with_its_catalog() {
     // Other grants on the same catalog: what is in memory is decided anew.
     desk.activate(&bundles.clear.0, &bundles.clear.1).await.unwrap();
     assert_eq!(ask().await, ("乌有宁".to_owned(), 1));
+    // A bundle whose tests pass.
+    let tested = bundles.other(|path| {
+        copy_tree(&bundles.masked.0.join("grants"), &path.join("grants"));
+        std::fs::create_dir(path.join("tests")).unwrap();
+        std::fs::write(path.join("tests/newborn_birth.toml"), TEST).unwrap();
+    });
+    desk.activate(&tested, &bundles.masked.1).await.unwrap();
+    desk.roll_back(2).await.unwrap();
     // Another catalog, if only by a word.
     let other = bundles.other(|path| edit(&path.join("departments.toml"), "\"Health Bureau\"", "\"Bureau of Health\""));
     desk.activate(&other, &hash_of(&other)).await.unwrap();

@@ -417,6 +417,7 @@ fn check_finds_every_fault_of_every_room_at_once() {
         "gateway.toml: [hardening] max_connections is 0",
         "gateway.toml: [calls] in_flight is 9223372036854775807",
         "gateway.toml: telemetry.filter: ",
+        "client CA JY: no department YJ in the catalog",
         "gateway.toml: limits.providers: no department LC",
         "gateway.toml: [identity] leeway_s",
         "gateway.toml: source enterprise: address must be https://host:port",
