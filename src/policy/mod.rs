@@ -47,6 +47,9 @@
 //!   王**. Had the token cited no basis, the first two would be withheld as well: everything about a newborn is sensitive,
 //!   so they would be `BASIS_MISSING`.
 //!
+//! [`Permit::explain`] and [`Policy::explain`] tell what would come of it without a record; [`testing`] holds a policy
+//! against what its departments expect.
+//!
 //! Conditions (`when`) are facts of a closed, three-valued [`Vocabulary`]: a grant needs each known true, a deny applies
 //! unless one is known false.
 //!

@@ -55,6 +55,8 @@ pub struct Report {
     pub gave: BTreeSet<Arc<str>>,
     /// Grants that named a field asked for in some case, in which that grant and all others gave none of its fields.
     pub refused: BTreeSet<Arc<str>>,
+    /// Reasons for which fields were withheld, each with the condition or, on the record, the exact reason.
+    pub reasons: BTreeSet<(&'static str, Option<Arc<str>>)>,
 }
 
 /// A case that did not come out as expected.
@@ -236,6 +238,11 @@ impl File<'_> {
     ) {
         let kind = explanation.certificate_type();
         report.gave.extend(explanation.grants.iter().cloned());
+        for field in &explanation.fields {
+            if let Verdict::Withheld(why) = &field.verdict {
+                report.reasons.insert((why.reason.name(), why.condition.clone()));
+            }
+        }
         let withheld = |leaf| matches!(explanation.verdict(leaf), Some(Verdict::Withheld(_)));
         for grant in self.policy.grants_to(consumer, matter).filter(|grant| grant.certificate_type == kind.code) {
             let asked = grant.fields & want;

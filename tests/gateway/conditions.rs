@@ -115,6 +115,29 @@ async fn consent_hours_region_and_basis_are_conditions() {
 }
 
 #[tokio::test]
+async fn a_grant_to_come_and_a_deny_have_their_reasons() {
+    let site = Site::with_bundle(|bundle| {
+        let grant = |id: &str, field: &str, from: &str| {
+            format!(
+                "[[grant]]\nid = \"{id}\"\nconsumer = \"GA\"\ncertificate_type = \"birth_medical_certificate\"\n\
+                 roles = [\"child\"]\nmode = \"query\"\nfields = [\"{field}\"]\nreplaces = \"x\"\nexemption = \"3\"\n\
+                 scene = \"x\"\nvalid_from = \"{from}\"\nvalid_until = \"2099-12-31\"\n"
+            )
+        };
+        let deny = "[[deny]]\nid = \"d\"\nconsumers = [\"*\"]\ncertificate_type = \"birth_medical_certificate\"\n\
+                    fields = [\"sex\"]\nreason = \"x\"\n";
+        let head = "matter = \"newborn_birth\"\nprovider = \"WJ\"\n";
+        let (come, now) = (grant("a", "infant_name", "2090-01-01"), grant("b", "sex", "2026-01-01"));
+        std::fs::write(bundle.join("grants/newborn_birth/WJ.toml"), [head, &come, &now, deny].concat()).unwrap();
+    })
+    .await;
+    site.refused(ask(&site, &["infant_name"]).await, Code::PermissionDenied, "GRANT_NOT_YET_VALID");
+    site.refused(ask(&site, &["sex"]).await, Code::PermissionDenied, "DENIED");
+    assert_eq!(site.birth.calls(), 0);
+    site.close().await;
+}
+
+#[tokio::test]
 async fn what_decides_on_the_record_is_told_to_the_auditor_alone() {
     let site = site().await;
     site.birth.answers(vec![birth()]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::super::{Policy, testing};
+use super::super::{FactSet, Policy, Stage, testing};
 
 fn heshan() -> Policy {
     Policy::open(Path::new("deploy/heshan/policy")).unwrap_or_else(|faults| panic!("{faults}"))
@@ -18,6 +18,13 @@ fn every_grant_of_heshan_is_tested_both_ways() {
     assert_eq!(all.difference(&report.gave).collect::<Vec<_>>(), Vec::<&std::sync::Arc<str>>::new());
     assert_eq!(all.difference(&report.refused).collect::<Vec<_>>(), Vec::<&std::sync::Arc<str>>::new());
     assert!(report.cases >= 2 * all.len());
+
+    // Every condition that a rule names was put to the test, each with the reason that the access record would hold.
+    let named = policy.table.cells().iter().fold(FactSet::EMPTY, |all, cell| all | cell.facts);
+    for fact in named.iter().filter_map(|fact| policy.vocabulary().get(fact)) {
+        let condition = if fact.stage() == Stage::Record { &fact.code } else { &fact.name };
+        assert!(report.reasons.contains(&(fact.reason.name(), Some(condition.clone()))), "{}", fact.name);
+    }
 }
 
 /// Runs one case of `newborn_birth` for GA's birth certificate.
