@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::api::{self, Admin, AdminConfig, Guard, Problems};
-use crate::audit::{Journal, OpenError, StartInfo};
+use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
+use crate::audit::{AuditConfig, Entry, Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Keeper, Opened};
@@ -25,9 +26,10 @@ use crate::ids::DepartmentCode;
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
-use crate::policy::Policy;
+use crate::policy::{Policy, Record, Rules, Store, StoreError};
 use crate::telemetry::{self, Metrics, TrustState};
 use crate::watched;
+use crate::witness::{self, LogService, Proofs};
 
 /// How often counters are carried over and the health is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,6 +43,12 @@ pub enum StartError {
     /// The access log can't be continued.
     #[error("access log: {0}")]
     Log(#[from] OpenError),
+    /// The policy's generations can't be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The access log can't be served, or handed to its witnesses.
+    #[error("access log: {0}")]
+    Proofs(String),
     /// A port or socket can't be had.
     #[error("{what}: {error}")]
     Listen {
@@ -79,39 +87,52 @@ pub struct Loaded {
     pub connectors: Connectors,
     /// The platform's registers, not yet connected.
     pub registries: Registries,
+    rules: Rules,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
 }
 
 impl Loaded {
-    /// Reads everything. Must be called within a runtime, which sources' channels belong to.
+    /// Reads everything, the policy from the configured bundle. Must be called within a runtime, which sources' channels
+    /// belong to.
     ///
     /// # Errors
     /// All faults of all files at once.
     pub fn load(config: &Config, clock: &Clock) -> Result<Self, Faults> {
+        Self::with_policy(config, &config.policy.bundle, clock)
+    }
+
+    /// The same with the policy of a folder.
+    fn with_policy(config: &Config, bundle: &Path, clock: &Clock) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let limits = Arc::new(Limits::new(&config.limits));
 
         let trust = gather(&mut faults, Opened::open(&config.trust, &config.trust_domain, clock));
-        let catalog = Catalog::read(&config.policy.bundle, &mut faults);
         config.hardening.check(&config.file, &mut faults);
         config.calls.check(&config.file, &mut faults);
         if let Err(error) = config.telemetry.check() {
             faults.of(&config.file, error.to_string());
         }
-        if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
+        if let Err(error) = config.audit.check().and_then(|()| config.audit.load_keys()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
+        let rules = gather(&mut faults, Rules::load(&config.policy, &config.file));
+        let policy = rules.as_ref().and_then(|rules| gather(&mut faults, rules.open(bundle, None, None)));
+        let catalog = policy.as_ref().map(|policy| policy.catalog().clone());
+        // What names departments and types can be checked if the catalog is sound, though grants may not be.
+        let catalog = catalog.or_else(|| Catalog::read(bundle, &mut Faults::default()).map(Arc::new));
         let loaded = catalog.map(|catalog| {
             let registered = |code: &DepartmentCode| catalog.department(code).is_some();
+            for code in config.limits.providers.keys().filter(|code| !registered(code)) {
+                faults.of(&config.file, format!("limits.providers: no department {code} in the catalog"));
+            }
             let bound = trust.iter().flat_map(|trust| &trust.generation.manifest().client_cas);
-            let of_cas = bound.flat_map(|ca| &ca.departments).filter_map(|code| code.parse::<DepartmentCode>().ok());
-            let of_limits = config.limits.providers.keys().cloned();
-            let named =
-                of_cas.map(|code| ("a client CA", code)).chain(of_limits.map(|code| ("limits.providers", code)));
-            for (what, code) in named.filter(|(_, code)| !registered(code)) {
-                faults.of(&config.file, format!("{what}: no department {code} in the catalog"));
+            for (ca, code) in bound.flat_map(|ca| ca.departments.iter().map(move |code| (&ca.name, code))) {
+                if code.parse().is_ok_and(|code| !registered(&code)) {
+                    let message = format!("client CA {ca}: no department {code} in the catalog");
+                    faults.of(&config.trust.dir, message);
+                }
             }
             let tokens = TokenVerifier::load(&config.identity, &config.trust_domain, registered);
             let cache = AnswerCache::new(&config.cache, clock.clone());
@@ -125,18 +146,19 @@ impl Loaded {
                 metrics.clone(),
             );
             let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
-            let connectors = gather(&mut faults, connectors);
-            let policy = gather(&mut faults, Policy::load(&config.policy.bundle, Arc::new(catalog)));
-            (tokens, policy, connectors)
+            (tokens, gather(&mut faults, connectors))
         });
         let registries = gather(&mut faults, Registries::new(&config.registries, metrics.clone()));
-        if let Some((_, Some(policy), _)) = &loaded {
-            unserved(policy, config, &mut faults);
-        }
-        match (trust, loaded, registries, faults.0.is_empty()) {
-            (Some(trust), Some((Some(tokens), Some(policy), Some(connectors))), Some(registries), true) => {
-                Ok(Self { trust, tokens, policy, connectors, registries, limits, metrics })
-            }
+        faults.0.extend(policy.iter().flat_map(|policy| unserved(policy, config).0));
+        match (trust, loaded, registries, policy, rules, faults.0.is_empty()) {
+            (
+                Some(trust),
+                Some((Some(tokens), Some(connectors))),
+                Some(registries),
+                Some(policy),
+                Some(rules),
+                true,
+            ) => Ok(Self { trust, tokens, policy, connectors, registries, rules, limits, metrics }),
             _ => Err(faults),
         }
     }
@@ -151,7 +173,12 @@ pub struct App {
     health: HealthReporter,
     listener: TcpListener,
     observe: TcpListener,
+    /// For those who may hold a copy of the access log.
+    log: Option<(TcpListener, LogService)>,
+    audit: AuditConfig,
+    proofs: Proofs,
     admin: Option<AdminConfig>,
+    desk: Arc<PolicyDesk>,
     started_at: Timestamp,
 }
 
@@ -162,14 +189,43 @@ impl App {
     /// See [`StartError`]; faults of the configuration come all at once. The log is opened last, so a gateway that can't
     /// start leaves no entry.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let Loaded { trust, tokens, policy, connectors, registries, limits, metrics } = Loaded::load(&config, &clock)?;
+        let store = Store::open(&config.policy.store)?;
+        let (bundle, newest) = (&config.policy.bundle, store.newest()?.map(|newest| newest.record));
+        let current = store.current()?;
+        let serving = match &current {
+            Some(current) => current.dir.clone(),
+            None => store.stage(bundle)?,
+        };
+        let loaded = Loaded::with_policy(&config, &serving, &clock).map_err(|faults| match &current {
+            Some(_) => faults,
+            None => faults.moved(&serving, bundle),
+        })?;
+        let Loaded { trust, tokens, policy, connectors, registries, rules, limits, metrics } = loaded;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
-        let start = StartInfo { gateway: trust.generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
+        let log = match &config.audit.serve {
+            Some(serve) => Some(bind("audit.serve.listen", serve.listen).await?),
+            None => None,
+        };
+        let held = witness::held(&config.audit, &clock).await;
+        let gateway_id = trust.generation.server_id().to_string();
+        let start = StartInfo { gateway: gateway_id, policy: *policy.hash().as_bytes(), held };
+        let number = match current {
+            Some(current) if current.record.hash == policy.hash().to_string() => current.number,
+            Some(current) => return Err(altered(&current.dir, &policy).into()),
+            None => {
+                store.prepare(&Record::new(&policy, clock.now(), "start".to_owned(), newest.as_ref()))?;
+                store.commit()?
+            }
+        };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
+        let proofs = Proofs::open(&config.audit.dir).map_err(|error| StartError::Proofs(error.to_string()))?;
+        let readers = config.audit.serve.iter().flat_map(|serve| serve.readers.clone());
+        let service = LogService::new(journal.clone(), config.audit.dir.clone(), proofs.clone(), readers);
+        let log = log.map(|listener| (listener, service));
 
         let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
-        let (domain, issuers) = (&config.trust_domain, config.identity);
+        let (domain, issuers) = (&config.trust_domain, config.identity.clone());
         let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
         let gateway = Arc::new(Gateway {
             tokens,
@@ -182,10 +238,22 @@ impl App {
             metrics,
         });
         let started_at = clock.now();
-        let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, config.hardening, clock))?;
+        let hardening = config.hardening.clone();
+        let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, hardening, clock))?;
         let (health, health_service) = tonic_health::server::health_reporter();
-        let services = api::services(gateway.clone(), config.calls, health_service)?;
-        Ok(Self { gateway, keeper, services, health, listener, observe, admin: config.admin, started_at })
+        let services = api::services(gateway.clone(), config.calls.clone(), health_service)?;
+        let (admin, audit) = (config.admin.clone(), config.audit.clone());
+        let fits = Fits(Arc::new(move |policy| unfit(policy, &config)));
+        let desk = Arc::new(PolicyDesk::new(gateway.clone(), store, rules, fits, number));
+        Ok(Self { gateway, keeper, services, health, listener, observe, log, audit, proofs, admin, desk, started_at })
+    }
+
+    /// Where the access log is served, if it is.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn log_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.log.as_ref().map(|(listener, _)| listener.local_addr()).transpose()
     }
 
     /// Where the gateway listens.
@@ -223,6 +291,7 @@ impl App {
                 keeper: self.keeper.clone(),
                 started_at: self.started_at,
                 problems: problems.clone(),
+                desk: self.desk.clone(),
             };
             api::serve_admin(config, admin, ended.clone()).await.map_err(|error| StartError::Listen { what, error })?;
         }
@@ -239,6 +308,14 @@ impl App {
             ready,
             ended.clone().cancelled_owned(),
         ));
+        for witness in &self.audit.witnesses {
+            let (journal, proofs) = (&self.gateway.journal, self.proofs.clone());
+            witness::submit(witness, journal, proofs, &self.gateway.clock, ended.clone())
+                .map_err(|error| StartError::Proofs(error.to_string()))?;
+        }
+        if let Some((listener, service)) = self.log {
+            tokio::spawn(certs::serve(listener, self.keeper.gate().clone(), service, ended.clone().cancelled_owned()));
+        }
         let follower =
             tokio::spawn(self.keeper.clone().run(api::record_followed(self.gateway.clone(), self.keeper.clone())));
         let keys = tokio::spawn(follow_keys(self.gateway.clone()));
@@ -268,7 +345,8 @@ impl App {
 }
 
 /// A condition that no configured registry can answer would hold for nobody: better said at the start than found out.
-fn unserved(policy: &Policy, config: &Config, faults: &mut Faults) {
+fn unserved(policy: &Policy, config: &Config) -> Faults {
+    let mut faults = Faults::default();
     let needs = policy.needs_of_all();
     for (name, needed, configured) in [
         ("case", needs.case, config.registries.case.is_some()),
@@ -279,6 +357,29 @@ fn unserved(policy: &Policy, config: &Config, faults: &mut Faults) {
             faults.of(&config.file, message);
         }
     }
+    faults
+}
+
+/// What of a policy a gateway that runs can't serve, nor would start with: its configuration stays as it is.
+fn unfit(policy: &Policy, config: &Config) -> Faults {
+    let mut faults = unserved(policy, config);
+    let catalog = policy.catalog();
+    for source in &config.sources {
+        for what in source.misfits(catalog) {
+            faults.of(&config.file, format!("source {}: {what}", source.name));
+        }
+    }
+    for what in config.identity.unregistered(|code| catalog.department(code).is_some()) {
+        faults.of(&config.file, format!("[identity] {what}"));
+    }
+    faults
+}
+
+/// A generation is immutable: one that is not what its record says was written by somebody else.
+fn altered(dir: &Path, policy: &Policy) -> Faults {
+    let mut faults = Faults::default();
+    faults.of(dir, format!("was altered: its hash is {}, not that of its generation.toml", policy.hash()));
+    faults
 }
 
 fn gather<T>(faults: &mut Faults, result: Result<T, Faults>) -> Option<T> {
@@ -298,6 +399,7 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
         }
         if !gateway.journal.is_writable() {
             found.push("the access log can't be written".to_owned());
+            found.extend(gateway.journal.status().alarms.into_iter().map(|alarm| format!("access log: {alarm}")));
         }
         if keeper.gate().current().leaf_not_after() <= gateway.clock.now() {
             found.push("the server's certificate has expired".to_owned());
@@ -334,13 +436,17 @@ async fn follow_keys(gateway: Arc<Gateway>) {
 async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
+    let mut alarms = Vec::new();
     loop {
         ticks.tick().await;
         gateway.record_counted().await;
         let metrics = &gateway.metrics;
         let gate = keeper.gate();
         metrics.connections(gate.status().connections);
-        metrics.log_writable(gateway.journal.is_writable());
+        let log = gateway.journal.status();
+        metrics.log_writable(log.writable);
+        metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
+        record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
         tell_trust(metrics, &keeper);
         let found = (problems.0)();
         if serving != Some(found.is_empty()) {
@@ -353,6 +459,23 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
             }
         }
     }
+}
+
+/// The log itself tells since when, and until when, it was less safe than it should be.
+async fn record_alarms(journal: &Journal, now: &[&'static str], before: &mut Vec<&'static str>) {
+    let begun = now.iter().filter(|alarm| !before.contains(alarm)).map(|&alarm| Entry::Degraded(alarm.to_owned()));
+    let over = before.iter().filter(|alarm| !now.contains(alarm)).map(|&alarm| Entry::Recovered(alarm.to_owned()));
+    let entries: Vec<_> = begun.chain(over).collect();
+    if entries.is_empty() {
+        return;
+    }
+    for entry in entries {
+        // A log that takes nothing now is told again with the next second.
+        if journal.append(entry).await.is_err() {
+            return;
+        }
+    }
+    *before = now.to_vec();
 }
 
 fn tell_trust(metrics: &Metrics, keeper: &Keeper) {

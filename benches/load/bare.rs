@@ -20,7 +20,15 @@ impl LookupService for Bare {
         Ok(Response::new(self.0.clone()))
     }
 
+    async fn verify(&self, _: Request<pb::VerifyRequest>) -> Result<Response<pb::VerifyResponse>, Status> {
+        Err(Status::unimplemented("only lookups are compared"))
+    }
+
     async fn collect(&self, _: Request<pb::CollectRequest>) -> Result<Response<Self::CollectStream>, Status> {
+        Err(Status::unimplemented("only lookups are compared"))
+    }
+
+    async fn explain(&self, _: Request<pb::ExplainRequest>) -> Result<Response<pb::ExplainResponse>, Status> {
         Err(Status::unimplemented("only lookups are compared"))
     }
 }

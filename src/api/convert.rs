@@ -6,7 +6,7 @@ use crate::audit::Recorded;
 use crate::catalog::{CaseSubject, CertificateType};
 use crate::clock::Timestamp;
 use crate::ids::RequestId;
-use crate::lookup::{Answer, Released};
+use crate::lookup::{Answer, Released, Verification};
 use crate::pb::gateway as pb;
 use crate::policy::{Withheld, WithheldReason};
 
@@ -35,6 +35,7 @@ pub(super) fn receipt(recorded: &Recorded, id: RequestId) -> pb::Receipt {
         time: Some(timestamp(recorded.time())),
         request_id: id.to_string(),
         leaf_hash: recorded.leaf_hash().to_vec().into(),
+        signed: recorded.signed().unwrap_or_default().to_owned(),
     }
 }
 
@@ -73,6 +74,27 @@ fn record(kind: &CertificateType, released: &Released) -> pb::Record {
     }
 }
 
+/// What comparing came to. Nothing of it tells whether there is a record but the results themselves.
+pub(super) fn verification(verification: &Verification, id: RequestId) -> pb::VerifyResponse {
+    let kind = &verification.certificate_type;
+    let comparison = |verified: &crate::lookup::Verified| pb::Comparison {
+        path: kind.path(verified.field).to_owned(),
+        result: verified.result.number().into(),
+        withheld: verified.withheld.as_ref().map(|field| withheld(kind, field)),
+    };
+    pb::VerifyResponse {
+        comparisons: verification.results.iter().map(comparison).collect(),
+        decision: Some(pb::Decision {
+            policy: verification.policy.to_string(),
+            grants: verification.grants.clone(),
+            provider: kind.provider.to_string(),
+            cached: false,
+            fetched_at: None,
+        }),
+        receipt: Some(receipt(&verification.recorded, id)),
+    }
+}
+
 /// A withheld field, as far as a caller is told.
 pub(super) fn withheld(kind: &CertificateType, field: &Withheld) -> pb::WithheldField {
     let condition = field.condition.as_deref().filter(|_| field.reason != WithheldReason::RecordCondition);
@@ -108,6 +130,12 @@ pub(super) fn certificate_type(
         label_en: leaf.label_en.clone(),
         sensitivity: leaf.sensitivity.into(),
     };
+    let predicate = |predicate: &crate::catalog::Predicate| pb::CertificatePredicate {
+        name: predicate.name.clone(),
+        label_zh: predicate.label_zh.clone(),
+        label_en: predicate.label_en.clone(),
+        paths: predicate.inputs.iter().map(|leaf| kind.path(leaf).to_owned()).collect(),
+    };
     let key = |key: &crate::catalog::LookupKey| pb::CertificateKey {
         name: key.name.clone(),
         from: format!("{}.{}", key.role, key.attribute),
@@ -119,5 +147,6 @@ pub(super) fn certificate_type(
         lookup_sets: sets.collect(),
         freshness_seconds: u32::try_from(kind.freshness.as_secs()).unwrap_or(u32::MAX),
         descriptor_set: descriptor_set.into(),
+        predicates: kind.predicates.iter().map(predicate).collect(),
     }
 }

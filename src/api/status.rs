@@ -89,11 +89,14 @@ const fn meaning(reason: Reason) -> (Code, &'static str) {
         }
         Reason::CaseIdInvalid => (InvalidArgument, "a case number has 6 to 64 letters, digits, '-', '_' or '.'"),
         Reason::ReadMaskRequired => (InvalidArgument, "name the fields wanted in read_mask; `*` is refused"),
-        Reason::FieldUnknown => (InvalidArgument, "read_mask names a path that the certificate type has not"),
+        Reason::FieldUnknown => (InvalidArgument, "a path is named that the certificate type has not"),
         Reason::SubjectNotGiven => (InvalidArgument, "the request has no subject in a role that is needed"),
         Reason::SubjectKeysIncomplete => (InvalidArgument, "give every key of one lookup set of the certificate type"),
         Reason::SubjectKeyInvalid => (InvalidArgument, "a subject's attribute fails its check"),
         Reason::SubjectInvalid => (InvalidArgument, "the list of subjects is not valid"),
+        Reason::ClaimInvalid => {
+            (InvalidArgument, "send 1 to 32 claims, each about another field and of that field's form")
+        }
 
         Reason::NotGranted => (PermissionDenied, "no grant gives this consumer any of the fields for this matter"),
         Reason::GrantExpired => (PermissionDenied, "the grant has expired; its provider must renew it"),
@@ -125,6 +128,9 @@ const fn meaning(reason: Reason) -> (Code, &'static str) {
 
         Reason::CallerLimited => (ResourceExhausted, "too many calls; wait as RetryInfo says"),
         Reason::SubjectLimited => (ResourceExhausted, "too many lookups of this subject; wait as RetryInfo says"),
+        Reason::AttemptsLimited => {
+            (ResourceExhausted, "too many claims about this subject were wrong; wait as RetryInfo says")
+        }
         Reason::ProviderLimited => (ResourceExhausted, "the provider's system is busy; wait as RetryInfo says"),
         Reason::GatewayLimited => (ResourceExhausted, "the gateway is busy; wait as RetryInfo says"),
 

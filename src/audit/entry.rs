@@ -26,6 +26,16 @@ pub enum Entry {
     PolicyChange(PolicyChangeEntry),
     /// An act of an operator.
     Admin(AdminEntry),
+    /// The log is less safe than it should be: what is wrong, in words.
+    Degraded(String),
+    /// What was wrong is so no more.
+    Recovered(String),
+    /// This log goes on where another one ended: that one's last checkpoint, a signed note. In clear.
+    Continues(String),
+    /// An auditor allows to delete old entries: a note signed by the auditor. In clear.
+    PruneAuth(String),
+    /// Another key signs this log from here on: a note signed by the key before. In clear.
+    LogKey(String),
 }
 
 /// An access record (访问记录): who asked what about whom, for which purpose, and what became of each field.
@@ -85,6 +95,8 @@ pub struct AccessEntry {
     pub policy: Option<[u8; 32]>,
     /// Facts used and their values, none where not established; at most 64 are kept, 64 bytes of each name.
     pub facts: Vec<(String, Option<bool>)>,
+    /// What the caller was told of each value that it claimed; at most 32 are kept.
+    pub compared: Vec<ComparedField>,
 
     /// How it ended.
     pub outcome: Outcome,
@@ -102,7 +114,7 @@ pub struct AccessEntry {
     pub provider_us: u32,
     /// Time from the request's start to this entry, in microseconds.
     pub total_us: u32,
-    /// SHA-256 over the released records.
+    /// SHA-256 over the released records, or over the results of a comparison.
     pub answer_digest: Option<[u8; 32]>,
     /// How many calls this entry stands for, where refusals were counted together; 0 means 1.
     pub count: u32,
@@ -138,6 +150,7 @@ impl AccessEntry {
             grants: Vec::new(),
             policy: None,
             facts: Vec::new(),
+            compared: Vec::new(),
             outcome,
             error_reason: 0,
             detail: String::new(),
@@ -202,6 +215,37 @@ pub struct WithheldField {
     pub reason: i32,
     /// The exact reason where callers are told only `RECORD_CONDITION`; at most 64 bytes are kept.
     pub detail: String,
+}
+
+/// A field that was compared with a claimed value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ComparedField {
+    /// Field numbers from the outermost inwards, or 0 and a predicate's number; at most 8 are kept.
+    pub field: Vec<u32>,
+    /// What came of it.
+    pub result: Comparison,
+}
+
+/// What comparing a claimed value came to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Comparison {
+    /// The record says the same.
+    Match,
+    /// The record says something else.
+    Mismatch,
+    /// There was no value, or it might not be compared.
+    CannotTell,
+}
+
+impl Comparison {
+    /// Its name as documents and screens show it, for example `CANNOT_TELL`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Match => "MATCH",
+            Self::Mismatch => "MISMATCH",
+            Self::CannotTell => "CANNOT_TELL",
+        }
+    }
 }
 
 /// What an entry leaves out to stay within its 65,535 bytes.

@@ -15,7 +15,8 @@ use super::fault::Faults;
 use super::files::Departments;
 use super::subject::{ABOUT, is_name};
 use super::types::{
-    CertificateType, Child, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES, Node, ROLES, SharingClass, ValueKind, Wire,
+    CertificateType, Child, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES, Node, ROLES, Scalar, SharingClass,
+    ValueKind, Wire,
 };
 
 /// Messages within messages, the certificate itself included.
@@ -65,13 +66,15 @@ pub(super) fn is_code(text: &str) -> bool {
 }
 
 /// Reads one type. A fault is noted and a harmless value takes its place, so that the reading goes on to the next.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     message: &'a MessageDescriptor,
     file: &'a Path,
     field_option: &'a ExtensionDescriptor,
     faults: &'a mut Faults,
-    leaves: Vec<Leaf>,
-    never: Fields,
+    pub(super) leaves: Vec<Leaf>,
+    /// Leaves that may occur several times in a record.
+    pub(super) lists: Fields,
+    pub(super) never: Fields,
     verify_only: Fields,
     volatile: Fields,
     visited: usize,
@@ -87,6 +90,7 @@ struct Inherited {
     sensitivity: u8,
     share: i32,
     volatile: bool,
+    listed: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -102,6 +106,7 @@ impl<'a> Reader<'a> {
             field_option,
             faults,
             leaves: Vec::new(),
+            lists: Fields::EMPTY,
             never: Fields::EMPTY,
             verify_only: Fields::EMPTY,
             volatile: Fields::EMPTY,
@@ -157,10 +162,17 @@ impl<'a> Reader<'a> {
         let message = self.message.clone();
         let root = self.node(&message, "", &[], Inherited::default());
         let lookup_sets = self.lookup_sets(options);
-        let all: Fields = (0..self.leaves.len()).collect();
+        let predicates = self.predicates(options);
+        let leaves = self.leaves.len();
+        let all: Fields = (0..leaves + predicates.len()).collect();
         let l4 = self.leaves.iter().enumerate().filter(|(_, leaf)| leaf.sensitivity == 4).map(|(index, _)| index);
+        let l4: Fields = l4.collect();
+        // A predicate is as sensitive as what it is drawn from, and it is never read.
+        let drawn = predicates.iter().enumerate().filter(|(_, predicate)| predicate.inputs.intersects(l4));
+        let drawn: Fields = drawn.map(|(index, _)| leaves + index).collect();
         let subject_minor = options.flag("subject_minor");
-        let sensitive = if subject_minor { all } else { l4.collect() };
+        let sensitive = if subject_minor { all } else { l4 | drawn };
+        let verify_only = self.verify_only | (leaves..all.len()).collect();
         Some(CertificateType {
             code,
             name_zh,
@@ -174,9 +186,10 @@ impl<'a> Reader<'a> {
             freshness: Duration::from_secs(freshness.into()),
             subject_minor,
             leaves: std::mem::take(&mut self.leaves),
+            predicates,
             root,
             never: self.never,
-            verify_only: self.verify_only,
+            verify_only,
             sensitive,
             volatile: self.volatile,
         })
@@ -232,8 +245,9 @@ impl<'a> Reader<'a> {
             }
         }
         let options = Options::of(&field.options(), self.field_option);
-        let inherited = self.inherited(&path, options.as_ref(), outer);
         let repeated = field.is_list();
+        let mut inherited = self.inherited(&path, options.as_ref(), outer);
+        inherited.listed = outer.listed || repeated;
         if let Kind::Message(message) = field.kind() {
             let first = self.leaves.len();
             let node = self.node(&message, &path, &numbers, inherited);
@@ -265,7 +279,7 @@ impl<'a> Reader<'a> {
         if path == "status" && !matches!(field.kind(), Kind::Enum(_)) {
             self.fault(&path, "must be an enum: what a status means is stated, not guessed");
         }
-        let (wire, boolean) = (wire(&field.kind()), matches!(field.kind(), Kind::Bool));
+        let (wire, scalar) = (wire(&field.kind()), scalar(&field.kind()));
         let mask = Some(options.text("mask")).filter(|mask| !mask.is_empty());
         let one = Fields::one(leaf);
         match inherited.share {
@@ -276,8 +290,11 @@ impl<'a> Reader<'a> {
         if inherited.volatile {
             self.volatile |= one;
         }
+        if inherited.listed {
+            self.lists |= one;
+        }
         let sensitivity = inherited.sensitivity;
-        self.leaves.push(Leaf { path, numbers, label_zh, label_en, sensitivity, kind, wire, boolean, mask });
+        self.leaves.push(Leaf { path, numbers, label_zh, label_en, sensitivity, kind, wire, scalar, mask });
         Some(Child::Leaf { leaf, wire, repeated })
     }
 
@@ -291,6 +308,7 @@ impl<'a> Reader<'a> {
             sensitivity: outer.sensitivity.max(u8::try_from(options.number("sensitivity")).unwrap_or(4)),
             share: outer.share.max(if share < 0 { 2 } else { share }),
             volatile: outer.volatile || options.flag("volatile"),
+            listed: outer.listed,
         }
     }
 
@@ -396,7 +414,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn fault(&mut self, path: &str, message: impl AsRef<str>) {
+    pub(super) fn fault(&mut self, path: &str, message: impl AsRef<str>) {
         let dot = if path.is_empty() { "" } else { "." };
         let line = self.line_of(path);
         self.faults.line(self.file, line, format!("{}{dot}{path}: {}", self.message.name(), message.as_ref()));
@@ -415,7 +433,7 @@ impl<'a> Reader<'a> {
 }
 
 /// An option's message, read by field name; what is absent or of another type reads as the zero value.
-struct Options(DynamicMessage);
+pub(super) struct Options(DynamicMessage);
 
 impl Options {
     fn of(all: &DynamicMessage, option: &ExtensionDescriptor) -> Option<Self> {
@@ -429,16 +447,16 @@ impl Options {
         self.0.descriptor().get_field_by_name(name).map(|field| self.0.get_field(&field).into_owned())
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         self.value(name).and_then(|value| value.as_str().map(Into::into)).unwrap_or_default()
     }
 
-    fn flag(&self, name: &str) -> bool {
+    pub(super) fn flag(&self, name: &str) -> bool {
         self.value(name).and_then(|value| value.as_bool()).unwrap_or_default()
     }
 
     /// An enum's number or a `uint32`; one beyond `i32` reads as its greatest.
-    fn number(&self, name: &str) -> i32 {
+    pub(super) fn number(&self, name: &str) -> i32 {
         match self.value(name) {
             Some(Value::EnumNumber(number)) => number,
             Some(Value::U32(number)) => i32::try_from(number).unwrap_or(i32::MAX),
@@ -446,11 +464,11 @@ impl Options {
         }
     }
 
-    fn texts(&self, name: &str) -> Vec<String> {
+    pub(super) fn texts(&self, name: &str) -> Vec<String> {
         self.list(name).iter().filter_map(|value| value.as_str().map(Into::into)).collect()
     }
 
-    fn messages(&self, name: &str) -> Vec<Self> {
+    pub(super) fn messages(&self, name: &str) -> Vec<Self> {
         self.list(name).iter().filter_map(|value| value.as_message().cloned().map(Self)).collect()
     }
 
@@ -474,6 +492,16 @@ fn wire(kind: &Kind) -> Wire {
         | Kind::Sint64
         | Kind::Bool
         | Kind::Enum(_) => Wire::Varint,
+    }
+}
+
+fn scalar(kind: &Kind) -> Scalar {
+    match kind {
+        Kind::String => Scalar::Text,
+        Kind::Bool => Scalar::Bool,
+        Kind::Enum(of) => Scalar::Enum(of.values().map(|value| (value.number(), value.name().into())).collect()),
+        Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64 => Scalar::Integer,
+        _ => Scalar::Opaque,
     }
 }
 

@@ -30,16 +30,18 @@ mod descriptors;
 mod fault;
 mod files;
 mod load;
+mod predicate;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use fault::{Fault, Faults};
+pub use predicate::Predicate;
 pub use subject::{MAX_ATTRIBUTES, MAX_SUBJECTS, SubjectError};
 pub use types::{
     CaseSubject, CertificateType, Child, ConsumerKind, Department, Fields, Leaf, LookupKey, LookupSet, MAX_LEAVES,
-    Matter, Node, ROLES, SharingClass, Subject, SubjectKey, ValueKind, Wire,
+    Matter, Node, ROLES, Scalar, SharingClass, Subject, SubjectKey, ValueKind, Wire,
 };
 
 use self::files::Departments;

@@ -115,7 +115,8 @@ fn members_of_a_household_are_leaves_below_a_list() {
 #[test]
 fn options_set_the_field_sets() {
     let business = ty("business_license");
-    assert_eq!(business.verify_only, business.expand("legal_representative_id_no").unwrap());
+    let compare = ["legal_representative_id_no", "in_business"].map(|name| business.comparable(name).unwrap());
+    assert_eq!(business.verify_only, compare.into_iter().collect());
     assert_eq!(business.sharing, SharingClass::Unconditional);
     assert!(business.sensitive.is_empty());
     let title = ty("real_estate_title");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::predicate::Predicate;
 use crate::ids::DepartmentCode;
 
 /// At most this many leaf fields in a certificate type: the width of [`Fields`].
@@ -234,11 +235,14 @@ pub struct CertificateType {
     pub subject_minor: bool,
     /// Leaf fields in the order of the message, depth first; at most [`MAX_LEAVES`].
     pub leaves: Vec<Leaf>,
+    /// Conclusions drawn from them. In [`Fields`] they stand behind the leaves, and with these they are at most
+    /// [`MAX_LEAVES`].
+    pub predicates: Vec<Predicate>,
     /// The same leaves as a tree of field numbers.
     pub root: Node,
     /// Fields that nobody may have.
     pub never: Fields,
-    /// Fields that may be compared but not read.
+    /// Fields that may be compared but not read, every predicate among them.
     pub verify_only: Fields,
     /// Sensitive personal information (L4); every field if the subject is a minor.
     pub sensitive: Fields,
@@ -263,9 +267,10 @@ impl CertificateType {
         self.leaves.iter().position(|leaf| leaf.path == path)
     }
 
-    /// The path of a leaf, empty if there is no such leaf.
-    pub fn path(&self, leaf: usize) -> &str {
-        self.leaves.get(leaf).map_or("", |leaf| &leaf.path)
+    /// The path of a leaf or the name of a predicate; empty if there is neither.
+    pub fn path(&self, field: usize) -> &str {
+        let predicate = || self.predicate(field).map_or("", |predicate| &predicate.name);
+        self.leaves.get(field).map_or_else(predicate, |leaf| &leaf.path)
     }
 }
 
@@ -297,10 +302,25 @@ pub struct Leaf {
     pub kind: ValueKind,
     /// How it stands on the wire.
     pub wire: Wire,
-    /// True for a `bool`: a flag that conditions may name.
-    pub boolean: bool,
+    /// What stands on the wire there.
+    pub scalar: Scalar,
     /// The mask that suits the field, by name.
     pub mask: Option<String>,
+}
+
+/// The type of a leaf, as far as its values are understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scalar {
+    /// `string`.
+    Text,
+    /// `bool`: a flag that conditions may name.
+    Bool,
+    /// An enum: number and name of each value.
+    Enum(Vec<(i32, String)>),
+    /// `int32`, `int64`, `uint32` or `uint64`.
+    Integer,
+    /// Anything else: it can be released, but neither compared nor concluded from.
+    Opaque,
 }
 
 /// How a leaf is encoded (protobuf encoding, "Message structure").

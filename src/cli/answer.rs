@@ -11,7 +11,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::Exit;
 use super::render::{self, FieldRow, RenderError};
 use super::table::{Cell, Look, Table, Tone, Verdict};
-use crate::pb::gateway::{Receipt, Record, WithheldReason};
+use crate::pb::gateway::{
+    Comparison, ComparisonResult, ExplainedField, ExplainedForm, FieldForm, Receipt, Record, WithheldReason,
+};
 
 /// One field of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,44 @@ pub fn write_records(pool: &DescriptorPool, records: &[Record], out: &mut dyn Wr
     table.write(out, look)
 }
 
+/// A table of what would become of fields, one line per form.
+///
+/// # Errors
+/// If the output can't be written.
+pub fn write_explained(fields: &[ExplainedField], out: &mut dyn Write, look: Look) -> io::Result<()> {
+    let mut table = Table::new(&["field", "decision", "why", "if"]).limit(3, 60);
+    for field in fields {
+        for form in &field.forms {
+            let verdict = match form.form() {
+                FieldForm::Released => Verdict::Released,
+                FieldForm::Masked => Verdict::Masked,
+                FieldForm::Withheld | FieldForm::Unspecified => Verdict::Withheld,
+            };
+            table.row([field.path.clone().into(), verdict.into(), why(form).into(), form.when.clone().into()]);
+        }
+    }
+    table.write(out, look)
+}
+
+/// The mask, or the reason with the condition that does not hold.
+fn why(form: &ExplainedForm) -> String {
+    match form.form() {
+        FieldForm::Withheld if form.condition.is_empty() => reason(form.reason()).to_owned(),
+        FieldForm::Withheld => format!("{} ({})", reason(form.reason()), form.condition),
+        _ => form.mask.clone(),
+    }
+}
+
+/// What would become of a field, as JSON.
+pub fn json_explained(field: &ExplainedField) -> Value {
+    let form = |form: &ExplainedForm| {
+        let name = form.form().as_str_name();
+        let name = name.strip_prefix("FIELD_FORM_").unwrap_or(name);
+        json!({ "form": name, "why": why(form), "when": form.when })
+    };
+    json!({ "path": field.path, "forms": field.forms.iter().map(form).collect::<Vec<_>>() })
+}
+
 /// The records and the decision on each field, as JSON.
 ///
 /// # Errors
@@ -95,6 +135,49 @@ pub fn json_records(pool: &DescriptorPool, records: &[Record]) -> Result<Value, 
         Ok(json!({ "record": render::json(pool, &any)?, "masked": masked, "withheld": withheld }))
     };
     records.iter().map(one).collect::<Result<Vec<_>, _>>().map(Value::Array)
+}
+
+/// The word of a result without its prefix.
+pub fn result(result: ComparisonResult) -> &'static str {
+    let name = result.as_str_name();
+    name.strip_prefix("COMPARISON_RESULT_").unwrap_or(name)
+}
+
+/// The word in the colour of the result.
+pub fn result_cell(of: ComparisonResult) -> Cell {
+    let tone = match of {
+        ComparisonResult::Match => Tone::Good,
+        ComparisonResult::CannotTell => Tone::Caution,
+        ComparisonResult::Mismatch | ComparisonResult::Unspecified => Tone::Bad,
+    };
+    Cell::toned(result(of), tone)
+}
+
+/// Why a claim was not compared; empty if the policy let it.
+pub fn why_not_compared(comparison: &Comparison) -> &'static str {
+    comparison.withheld.as_ref().map_or("", |withheld| reason(withheld.reason()))
+}
+
+/// A table of what became of each claim.
+///
+/// # Errors
+/// If the output can't be written.
+pub fn write_comparisons(comparisons: &[Comparison], out: &mut dyn Write, look: Look) -> io::Result<()> {
+    let mut table = Table::new(&["claim", "result", "why"]);
+    for comparison in comparisons {
+        let why = why_not_compared(comparison);
+        table.row([comparison.path.clone().into(), result_cell(comparison.result()), why.into()]);
+    }
+    table.write(out, look)
+}
+
+/// What became of each claim, as JSON.
+pub fn json_comparisons(comparisons: &[Comparison]) -> Value {
+    let one = |comparison: &Comparison| {
+        let withheld = comparison.withheld.as_ref().map(|withheld| reason(withheld.reason()));
+        json!({ "path": comparison.path, "result": result(comparison.result()), "withheld": withheld })
+    };
+    comparisons.iter().map(one).collect()
 }
 
 /// A receipt as JSON.

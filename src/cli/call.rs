@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 use super::answer::{self, Refusal};
 use super::case::Case;
@@ -41,6 +42,10 @@ pub struct CallArgs {
 enum What {
     /// The records of one certificate type of one subject.
     Lookup(LookupArgs),
+    /// Compares claimed values with the record, which stays inside the gateway.
+    Verify(VerifyArgs),
+    /// What a lookup would release, and why, without looking.
+    Explain(ExplainArgs),
     /// Everything that the case's matter grants one consumer.
     Collect(CollectArgs),
     /// What may be asked for.
@@ -71,6 +76,38 @@ struct LookupArgs {
     /// Fields wanted, by path.
     #[arg(long, value_name = "PATH,…", value_delimiter = ',', required = true)]
     fields: Vec<String>,
+    /// Asks for a signed receipt (JWS) and writes it to this file.
+    #[arg(long, value_name = "FILE")]
+    signed_receipt: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    #[command(flatten)]
+    case: CaseArgs,
+    /// Code of the certificate type.
+    #[arg(long = "type", value_name = "CODE")]
+    certificate_type: String,
+    /// Role of the subject that the certificate is about.
+    #[arg(long)]
+    role: String,
+    /// A claim, once for each: a field's value, or whether a predicate holds (`true`, `false`, or a day).
+    #[arg(long = "value", value_name = "PATH=VALUE", required = true, value_parser = claim)]
+    claims: Vec<pb::Claim>,
+}
+
+fn claim(text: &str) -> Result<pb::Claim, &'static str> {
+    let (path, value) = text.split_once('=').ok_or("a claim is PATH=VALUE")?;
+    Ok(pb::Claim { path: path.to_owned(), value: value.to_owned() })
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    lookup: LookupArgs,
+    /// Asks what may be compared instead of read.
+    #[arg(long)]
+    verify: bool,
 }
 
 #[derive(Debug, Args)]
@@ -109,6 +146,8 @@ pub(super) async fn run(args: CallArgs, out: &mut dyn Write) -> Result<Exit, Fai
     let mut call = Call { client, pool, timeout, json: args.json, look: Look::stdout(), out };
     let ended = match args.what {
         What::Lookup(args) => call.lookup(args).await,
+        What::Verify(args) => call.verify(args).await,
+        What::Explain(args) => call.explain(args).await,
         What::Collect(args) => call.collect(args).await,
         What::Catalog(what) => call.catalog(what).await,
     };
@@ -169,9 +208,15 @@ impl Call<'_> {
             subjects: case.subjects(),
             read_mask: Some(prost_types::FieldMask { paths: args.fields }),
         };
-        let request = self.client.request(message, &token, self.timeout)?;
+        let mut request = self.client.request(message, &token, self.timeout)?;
+        if args.signed_receipt.is_some() {
+            request.metadata_mut().insert("oncegate-sign-receipt", MetadataValue::from_static("1"));
+        }
         let mut service = LookupServiceClient::new(self.client.channel.clone());
         let answer = service.lookup(request).await?.into_inner();
+        if let (Some(file), Some(receipt)) = (&args.signed_receipt, &answer.receipt) {
+            std::fs::write(file, format!("{}\n", receipt.signed))?;
+        }
         if self.json {
             let receipt = answer.receipt.as_ref().map(answer::json_receipt);
             let records = answer::json_records(&self.pool, &answer.records)?;
@@ -182,6 +227,69 @@ impl Call<'_> {
         }
         let whole = answer.records.iter().all(|record| record.withheld.is_empty());
         Ok(if whole { Exit::Ok } else { Exit::Partial })
+    }
+
+    async fn verify(&mut self, args: VerifyArgs) -> Result<Exit, Stop> {
+        let case = Case::load(&args.case.case)?;
+        let token = self.client.token(&case.token_for(&args.case.consumer)?)?;
+        let message = pb::VerifyRequest {
+            matter: case.matter.clone(),
+            case_id: case.case_id.clone(),
+            certificate_type: args.certificate_type,
+            subject_role: args.role,
+            subjects: case.subjects(),
+            claims: args.claims,
+        };
+        let request = self.client.request(message, &token, self.timeout)?;
+        let mut service = LookupServiceClient::new(self.client.channel.clone());
+        let answer = service.verify(request).await?.into_inner();
+        if self.json {
+            let receipt = answer.receipt.as_ref().map(answer::json_receipt);
+            let comparisons = answer::json_comparisons(&answer.comparisons);
+            self.print_json(&json!({ "comparisons": comparisons, "receipt": receipt }))?;
+        } else {
+            answer::write_comparisons(&answer.comparisons, self.out, self.look)?;
+            self.receipt(answer.receipt.as_ref())?;
+        }
+        let any = |result| answer.comparisons.iter().any(|comparison| comparison.result() == result);
+        Ok(match (any(pb::ComparisonResult::Mismatch), any(pb::ComparisonResult::CannotTell)) {
+            (true, _) => Exit::Mismatch,
+            (false, true) => Exit::Partial,
+            (false, false) => Exit::Ok,
+        })
+    }
+
+    async fn explain(&mut self, ExplainArgs { lookup: args, verify }: ExplainArgs) -> Result<Exit, Stop> {
+        let case = Case::load(&args.case.case)?;
+        let token = self.client.token(&case.token_for(&args.case.consumer)?)?;
+        let message = pb::ExplainRequest {
+            matter: case.matter.clone(),
+            case_id: case.case_id.clone(),
+            certificate_type: args.certificate_type,
+            subject_role: args.role,
+            subjects: case.subjects(),
+            read_mask: Some(prost_types::FieldMask { paths: args.fields }),
+            verify,
+        };
+        let request = self.client.request(message, &token, self.timeout)?;
+        let mut service = LookupServiceClient::new(self.client.channel.clone());
+        let answer = service.explain(request).await?.into_inner();
+        if self.json {
+            let receipt = answer.receipt.as_ref().map(answer::json_receipt);
+            let fields: Vec<_> = answer.fields.iter().map(answer::json_explained).collect();
+            self.print_json(&json!({ "fields": fields, "grants": answer.grants, "receipt": receipt }))?;
+        } else {
+            answer::write_explained(&answer.fields, self.out, self.look)?;
+            self.receipt(answer.receipt.as_ref())?;
+        }
+        let mut forms = answer.fields.iter().flat_map(|field| &field.forms);
+        Ok(if answer.grants.is_empty() {
+            Exit::Denied
+        } else if forms.all(|form| form.form() != pb::FieldForm::Withheld) {
+            Exit::Ok
+        } else {
+            Exit::Partial
+        })
     }
 
     async fn collect(&mut self, args: CollectArgs) -> Result<Exit, Stop> {
@@ -359,6 +467,10 @@ fn certificate_type(found: &pb::GetCertificateTypeResponse) -> (Table, Value) {
             table.row([format!("key set {}", number + 1).into(), "".into(), key.from.clone().into(), "".into()]);
         }
     }
+    for predicate in &found.predicates {
+        let (name, zh, en) = (predicate.name.clone(), predicate.label_zh.clone(), predicate.label_en.clone());
+        table.row([name.into(), zh.into(), en.into(), "verify".into()]);
+    }
     let fields: Vec<_> = (found.fields.iter())
         .map(|field| {
             json!({ "path": field.path, "label_zh": field.label_zh, "label_en": field.label_en,
@@ -368,8 +480,14 @@ fn certificate_type(found: &pb::GetCertificateTypeResponse) -> (Table, Value) {
     let sets: Vec<Vec<_>> = (found.lookup_sets.iter())
         .map(|set| set.keys.iter().map(|key| json!({ "name": key.name, "from": key.from })).collect())
         .collect();
+    let predicates: Vec<_> = (found.predicates.iter())
+        .map(|predicate| {
+            json!({ "name": predicate.name, "label_zh": predicate.label_zh, "label_en": predicate.label_en,
+            "paths": predicate.paths })
+        })
+        .collect();
     let value = json!({
-        "summary": found.summary.as_ref().map(summary), "fields": fields, "lookup_sets": sets,
+        "summary": found.summary.as_ref().map(summary), "fields": fields, "lookup_sets": sets, "predicates": predicates,
         "freshness_seconds": found.freshness_seconds,
     });
     (table, value)

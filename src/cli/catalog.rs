@@ -220,6 +220,15 @@ fn show_type(kind: &CertificateType, policy: &Policy, out: &mut dyn Write, look:
         ]);
     }
     fields.write(out, look)?;
+    if !kind.predicates.is_empty() {
+        let mut predicates = Table::new(&["predicate", "结论", "label", "drawn from"]);
+        for predicate in &kind.predicates {
+            let inputs: Vec<_> = predicate.inputs.iter().map(|leaf| kind.path(leaf)).collect();
+            let (name, zh, en) = (predicate.name.clone(), predicate.label_zh.clone(), predicate.label_en.clone());
+            predicates.row([name.into(), zh.into(), en.into(), inputs.join(" ").into()]);
+        }
+        predicates.write(out, look)?;
+    }
     let mut granted = Table::new(&["matter", "consumer", "roles", "mode", "fields"]).limit(4, 70);
     for grant in policy.grants().filter(|grant| grant.certificate_type == kind.code) {
         granted.row([
@@ -293,12 +302,19 @@ fn type_json(kind: &CertificateType) -> Value {
             "never_shared": kind.never.contains(index), "verify_only": kind.verify_only.contains(index),
         })
     };
+    let predicate = |predicate: &crate::catalog::Predicate| {
+        json!({
+            "name": predicate.name, "label_zh": predicate.label_zh, "label_en": predicate.label_en,
+            "paths": predicate.inputs.iter().map(|leaf| kind.path(leaf)).collect::<Vec<_>>(),
+        })
+    };
     json!({
         "code": kind.code, "name_zh": kind.name_zh, "name_en": kind.name_en, "provider": kind.provider.to_string(),
         "message": kind.message, "sharing_class": sharing(kind.sharing), "several_records": kind.many,
         "freshness_seconds": kind.freshness.as_secs(), "subject_minor": kind.subject_minor,
         "lookup_sets": kind.lookup_sets.iter().map(keys).collect::<Vec<_>>(),
         "fields": kind.leaves.iter().enumerate().map(field).collect::<Vec<_>>(),
+        "predicates": kind.predicates.iter().map(predicate).collect::<Vec<_>>(),
     })
 }
 

@@ -9,11 +9,13 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod pki;
+pub mod policy;
 pub mod render;
 pub mod serve;
 pub mod status;
 pub mod table;
 pub mod trust;
+pub mod witness;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -24,6 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::StartError;
 use crate::audit::keys::PrivateKey;
+use crate::audit::note::{Algorithm, SigningKey};
 use crate::catalog::Faults;
 use crate::clock::Clock;
 
@@ -31,7 +34,7 @@ use crate::clock::Clock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done; for `call`: every field asked for was released.
+    /// Done; for `call`: every field asked for was released, every claim matched.
     Ok = 0,
     /// Failed for a reason that no other code names.
     Failed = 1,
@@ -39,7 +42,7 @@ pub enum Exit {
     Usage = 2,
     /// `serve`: the grace passed before all calls had ended.
     Cut = 3,
-    /// `call`: some fields were released, others withheld, or some items failed.
+    /// `call`: some fields were released, others withheld, or some items failed, or some claims can't be told.
     Partial = 10,
     /// `call`: the policy released nothing.
     Denied = 11,
@@ -53,6 +56,8 @@ pub enum Exit {
     Limited = 15,
     /// `call`: gateway or provider unavailable; try later.
     Unavailable = 16,
+    /// `call verify`: a claim differs from the record.
+    Mismatch = 17,
     /// A configuration, catalog, grant or trust file is wrong (`EX_CONFIG`).
     Config = 78,
 }
@@ -104,12 +109,18 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Calls a gateway as another system's engineer would.
     Call(call::CallArgs),
-    /// Reads the access log with an auditor's key.
+    /// Proves the access log with public keys; reads it with an auditor's key.
     Audit(audit::AuditArgs),
+    /// Runs a witness of access logs: cosigns that a log has one past only.
+    Witness(witness::WitnessArgs),
+    /// Runs a mirror of access logs: a witness that cosigns only what it holds a copy of.
+    Mirror(witness::WitnessArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
     /// Changes and watches the gateway's trust material.
     Trust(trust::TrustArgs),
+    /// Checks, explains, tests, compares, signs, approves and activates policy bundles.
+    Policy(policy::PolicyArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),
 }
@@ -137,12 +148,23 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Writes the auditor's and the escrow's key pairs to a directory, for the development PKI.
-pub fn audit_keys(dir: &Path) -> io::Result<()> {
+/// Writes the access log's keys to a directory, for the development PKI: the auditor's and the escrow's, which read it;
+/// the gateway's, which signs it; the witness's and the auditor's own signatures.
+pub fn audit_keys(dir: &Path, trust_domain: &str) -> io::Result<()> {
     for name in ["auditor", "escrow"] {
         let key = PrivateKey::generate().map_err(io::Error::other)?;
         key.write(&dir.join(format!("{name}.key"))).map_err(io::Error::other)?;
         key.public().write(&dir.join(format!("{name}.pub"))).map_err(io::Error::other)?;
+    }
+    let signers = [
+        ("log", format!("{trust_domain}/gw1"), Algorithm::Ed25519),
+        ("witness", format!("witness.{trust_domain}"), Algorithm::Cosignature),
+        ("auditor-signature", format!("auditor.{trust_domain}"), Algorithm::Ed25519),
+    ];
+    for (file, name, algorithm) in signers {
+        let key = SigningKey::generate(&name, algorithm).map_err(io::Error::other)?;
+        key.write(&dir.join(format!("{file}.key"))).map_err(io::Error::other)?;
+        key.write_public(&dir.join(format!("{file}.vkey"))).map_err(io::Error::other)?;
     }
     Ok(())
 }
@@ -155,11 +177,14 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(args, out).await,
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),
+        Command::Witness(args) => witness::run(&args, false, out).await,
+        Command::Mirror(args) => witness::run(&args, true, out).await,
         Command::Status(args) => status::run(args, out).await,
         Command::Trust(args) => trust::run(args, out).await,
         Command::Pki(args) => match pki::run_rotation(&args, out).await {
             Some(ended) => ended,
             None => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
         },
+        Command::Policy(args) => policy::run(args, out).await,
     }
 }

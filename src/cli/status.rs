@@ -73,13 +73,21 @@ fn print(status: &GetStatusResponse, out: &mut dyn Write) -> std::io::Result<()>
         writeln!(out, "           {} connections", trust.connections)?;
     }
     if let Some(policy) = &status.policy {
-        writeln!(out, "policy     {}", policy.hash)?;
+        writeln!(out, "policy     generation {}, {}", policy.generation, policy.hash)?;
+        for warning in &policy.warnings {
+            writeln!(out, "           warning: {warning}")?;
+        }
         let (grants, types, matters) = (policy.grants, policy.certificate_types, policy.matters);
         writeln!(out, "           {grants} grants, {types} certificate types, {matters} matters")?;
     }
     if let Some(log) = &status.log {
         let writable = if log.writable { "writable" } else { "NOT WRITABLE" };
         writeln!(out, "log        {}, {} entries, {writable}", log.origin, log.size)?;
+        writeln!(out, "           {} signed, witnessed {}", log.signed, time(&log.witnessed_at))?;
+        writeln!(out, "           its disk is {} % full", log.disk_percent)?;
+        for alarm in &log.alarms {
+            writeln!(out, "alarm      {alarm}")?;
+        }
     }
     for provider in &status.providers {
         let last = time(&provider.last_answer_at);

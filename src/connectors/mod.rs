@@ -110,6 +110,20 @@ impl SourceConfig {
             *path = base.join(&*path);
         }
     }
+
+    /// What of it does not fit a catalog: an unknown department, types that are unknown or another department's.
+    pub fn misfits(&self, catalog: &Catalog) -> Vec<String> {
+        let department = self.department.parse().ok().filter(|code| catalog.department(code).is_some());
+        let Some(department) = department else { return vec![format!("unknown department {}", self.department)] };
+        let misfit = |code: &String| match catalog.certificate_type(code) {
+            None => Some(format!("unknown certificate type {code}")),
+            Some(found) if found.provider != department => {
+                Some(format!("{code} is provided by {}, not by {department}", found.provider))
+            }
+            Some(_) => None,
+        };
+        self.certificate_types.iter().filter_map(misfit).collect()
+    }
 }
 
 /// What a source is asked: enough for the protocols of the exchange platforms, which name the asker and the purpose.
@@ -183,6 +197,9 @@ pub enum FetchError {
     /// The provider refused the gateway.
     #[error("the provider refused")]
     Refused,
+    /// The answer is about somebody else.
+    #[error("the answer is about another subject, or keys do not match")]
+    AnotherSubject,
     /// The answer is not what was asked for.
     #[error("the answer is invalid: {0}")]
     Invalid(&'static str),
@@ -262,13 +279,8 @@ impl Connectors {
             if sources.iter().any(|other| other.name == config.name) {
                 faults.0.push(at("the name is used twice".into()));
             }
-            let department = match config.department.parse::<DepartmentCode>() {
-                Ok(code) if catalog.department(&code).is_some() => code,
-                _ => {
-                    faults.0.push(at(format!("unknown department {}", config.department)));
-                    continue;
-                }
-            };
+            faults.0.extend(config.misfits(catalog).into_iter().map(at));
+            let Ok(department) = config.department.parse::<DepartmentCode>() else { continue };
             faults.0.extend(config.out_of_bounds().map(at));
             if !crate::certs::upstream::is_address(&config.address) {
                 faults.0.push(at("address must be https://host:port".into()));
@@ -292,15 +304,8 @@ impl Connectors {
                 failures: AtomicU32::new(0),
             });
             for code in &config.certificate_types {
-                match catalog.certificate_type(code) {
-                    None => faults.0.push(at(format!("unknown certificate type {code}"))),
-                    Some(found) if found.provider != department => {
-                        faults.0.push(at(format!("{code} is provided by {}, not by {department}", found.provider)));
-                    }
-                    Some(_) if by_type.insert(code.clone(), connected.clone()).is_some() => {
-                        faults.0.push(at(format!("{code} has another source already")));
-                    }
-                    Some(_) => {}
+                if by_type.insert(code.clone(), connected.clone()).is_some() {
+                    faults.0.push(at(format!("{code} has another source already")));
                 }
             }
             sources.push(connected);
@@ -431,7 +436,7 @@ fn checked(query: &Query, records: Vec<SourceRecord>) -> Result<Vec<Bytes>, Fetc
             return Err(FetchError::Invalid("another certificate type"));
         }
         if !answers_subject(&query.subject, &record.value, &record.echoed) {
-            return Err(FetchError::Invalid("another subject, or keys that do not match"));
+            return Err(FetchError::AnotherSubject);
         }
         bytes.push(record.value);
     }

@@ -1,7 +1,8 @@
-//! How much is too much: calls per calling system, look-ups per subject, calls in flight per provider.
+//! How much is too much: calls per calling system, look-ups and wrong claims per subject, calls in flight per provider.
 //!
 //! Rates follow the generic cell rate algorithm: a burst at once, then evenly. What is refused says when to come again.
 
+mod attempts;
 mod keyed;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Deserializer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+pub use self::attempts::Attempt;
+use self::attempts::Attempts;
 use self::keyed::{Keyed, quota};
 use crate::identity::Caller;
 use crate::ids::{DepartmentCode, SpiffeId};
@@ -37,6 +40,9 @@ pub struct LimitsConfig {
     pub subject_per_minute: NonZeroU32,
     /// Look-ups of one consumer about one subject at once. Default 60.
     pub subject_burst: NonZeroU32,
+    /// Calls of `Verify` of one consumer about one subject in which something was wrong, per hour. Default 20: room for
+    /// mistakes of the pen, none for guessing.
+    pub verify_per_subject_per_hour: NonZeroU32,
     /// Calls in flight to one provider. Default 64.
     pub provider_in_flight: NonZeroU32,
     /// The same for single providers, by department code.
@@ -54,6 +60,7 @@ impl Default for LimitsConfig {
             caller_burst: default(400),
             subject_per_minute: default(30),
             subject_burst: default(60),
+            verify_per_subject_per_hour: default(20),
             provider_in_flight: default(64),
             providers: BTreeMap::new(),
             max_tracked: default(200_000),
@@ -82,6 +89,7 @@ struct Refusals {
 pub struct Limits {
     callers: Keyed,
     subjects: Keyed,
+    attempts: Attempts,
     in_flight: NonZeroU32,
     in_flight_of: BTreeMap<DepartmentCode, NonZeroU32>,
     providers: Mutex<HashMap<DepartmentCode, Arc<Semaphore>>>,
@@ -99,6 +107,7 @@ impl Limits {
         Self {
             callers: keyed(quota(config.caller_per_second, second, config.caller_burst)),
             subjects: keyed(quota(config.subject_per_minute, minute, config.subject_burst)),
+            attempts: Attempts::new(config.verify_per_subject_per_hour, Duration::from_hours(1), max_tracked),
             in_flight: config.provider_in_flight,
             in_flight_of: config.providers.clone(),
             providers: Mutex::default(),
@@ -118,6 +127,18 @@ impl Limits {
     pub fn admit_subject(&self, consumer: &DepartmentCode, holder: &str) -> Result<(), Limited> {
         let admitted = self.subjects.admit(&(consumer, holder));
         admitted.map_err(|retry_after| Limited { scope: Scope::Subject, retry_after })
+    }
+
+    /// Takes one of a consumer's attempts to verify something about a subject, which counts as wrong until
+    /// [`Limits::was_right`]; `holder` as for [`Limits::admit_subject`].
+    pub fn attempt(&self, consumer: &DepartmentCode, holder: &str) -> Result<Attempt, Limited> {
+        let taken = self.attempts.take(&(consumer, holder), self.started.elapsed());
+        taken.map_err(|retry_after| Limited { scope: Scope::Attempts, retry_after })
+    }
+
+    /// Gives an attempt back: nothing in it was wrong.
+    pub fn was_right(&self, attempt: Attempt) {
+        self.attempts.give_back(attempt);
     }
 
     /// Takes one of the places in flight to a provider, which the permit holds until it is dropped. `provider` is a

@@ -10,15 +10,17 @@
 //!   ─► policy.decide ─► Permit                      field by field
 //!   ─► connectors.fetch ─► records of that subject  cache, single flight, deadline
 //!   ─► policy::settle ─► Settled                    conditions that the record alone can tell
-//!   ─► policy::project                              allow-listed fields only, at every depth
+//!   ─► policy::project                              allow-listed fields only, at every depth; Verify compares instead
 //!   ─► journal.append ─► Recorded                   durable, or no data
 //!   ─► reply + receipt
 //! ```
 
 mod collect;
+mod explain;
 mod reason;
 mod record;
 mod unescapable;
+mod verify;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,12 +32,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
+pub use explain::Explained;
 pub use reason::{Reason, Refused};
+pub use verify::{Verification, Verified, VerifyRequest};
 
 use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
 use crate::catalog::{CaseSubject, CertificateType, Fields, Matter, Subject};
 use crate::clock::{Clock, Timestamp};
-use crate::connectors::{Connectors, Fetched, Query, Registries};
+use crate::connectors::{Connectors, FetchError, Fetched, Query, Registries};
 use crate::identity::{Caller, Purpose, Tokens};
 use crate::ids::{CaseId, RequestId};
 use crate::limits::{Limits, Tally};
@@ -84,6 +88,8 @@ pub struct Call {
     pub token: Option<String>,
     /// The caller's own id, at most 64 characters.
     pub caller_request_id: Option<String>,
+    /// True if the caller wants its receipt signed.
+    pub sign_receipt: bool,
     /// W3C trace, continued.
     pub trace: TraceContext,
     /// When the call began.
@@ -106,6 +112,7 @@ pub struct CallStart {
     pub method: &'static str,
     pub token: Option<String>,
     pub caller_request_id: Option<String>,
+    pub sign_receipt: bool,
     pub trace: TraceContext,
     pub started: Instant,
     pub deadline: Instant,
@@ -201,6 +208,37 @@ struct Release {
     fetched_at: Timestamp,
 }
 
+/// What a call ends with, not yet on record: [`Gateway::close`] makes an answer of it.
+trait Ending {
+    type Answer;
+
+    /// Notes it in the access record.
+    fn note(&self, draft: &mut Draft);
+
+    /// The answer, now that it is on record.
+    fn recorded(self, recorded: Recorded) -> Self::Answer;
+}
+
+impl Ending for Release {
+    type Answer = Answer;
+
+    fn note(&self, draft: &mut Draft) {
+        draft.released(self);
+    }
+
+    fn recorded(self, recorded: Recorded) -> Answer {
+        Answer {
+            records: self.records,
+            certificate_type: self.certificate_type,
+            grants: self.grants.iter().map(ToString::to_string).collect(),
+            policy: *self.permit.policy_hash(),
+            cached: self.cached,
+            fetched_at: self.fetched_at,
+            recorded,
+        }
+    }
+}
+
 /// One certificate of one subject as it is asked for, each part evidence of a step before.
 struct Wanted<'a> {
     call: &'a Call,
@@ -219,11 +257,24 @@ impl Gateway {
     /// # Errors
     /// The refusal if the caller asks too often.
     pub async fn admit(&self, start: CallStart) -> Result<Call, Refusal> {
-        let CallStart { id, caller, peer, method, token, caller_request_id, trace, started, deadline } = start;
+        let CallStart { id, caller, peer, method, token, caller_request_id, sign_receipt, trace, started, deadline } =
+            start;
         let admitted = self.limits.admit_caller(&caller);
         let (taken, settled) = (AtomicBool::new(false), AtomicBool::new(false));
-        let call =
-            Call { id, caller, peer, method, token, caller_request_id, trace, started, deadline, taken, settled };
+        let call = Call {
+            id,
+            caller,
+            peer,
+            method,
+            token,
+            caller_request_id,
+            sign_receipt,
+            trace,
+            started,
+            deadline,
+            taken,
+            settled,
+        };
         match admitted {
             Ok(()) => Ok(call),
             Err(limited) => {
@@ -267,7 +318,7 @@ impl Gateway {
     async fn release(&self, wanted: Wanted<'_>, draft: &mut Draft) -> Result<Release, Refused> {
         let kind = wanted.kind;
         let (subject, permit) = self.decide(&wanted, Mode::Query, draft).await?;
-        let fetched = self.fetch(&wanted, subject, &permit, draft).await?;
+        let fetched = self.fetch(&wanted, subject, &permit, draft).await.map_err(|error| unfetched(kind, error))?;
 
         let mut records = Vec::with_capacity(fetched.answer.records.len());
         let mut grants: Vec<Arc<str>> = Vec::new();
@@ -307,8 +358,17 @@ impl Gateway {
         })
     }
 
-    /// From the subjects of a request to the decision on every field, before anybody is asked for a record.
+    /// A decision that lets ask for something.
     async fn decide(&self, wanted: &Wanted<'_>, mode: Mode, draft: &mut Draft) -> Result<(Subject, Permit), Refused> {
+        let (subject, permit) = self.judge(wanted, mode, draft).await?;
+        match permit.refusal() {
+            Some(refusal) => Err(Refused::from(refusal).with("certificate_type", wanted.kind.code.clone())),
+            None => Ok((subject, permit)),
+        }
+    }
+
+    /// From the subjects of a request to the decision on every field, before anybody is asked for a record.
+    async fn judge(&self, wanted: &Wanted<'_>, mode: Mode, draft: &mut Draft) -> Result<(Subject, Permit), Refused> {
         let Wanted { call, policy, purpose, matter, kind, about, subjects, fields } = *wanted;
         let subject = policy.catalog().resolve(kind, about, subjects)?;
         draft.subject(&subject, fields);
@@ -322,10 +382,7 @@ impl Gateway {
         let permit = policy.decide(&call.caller, purpose, &subject, mode, fields, &given, self.clock.now());
         draft.permit(&permit);
         self.metrics.fields(FieldDecision::Withheld, permit.withheld().len());
-        match permit.refusal() {
-            Some(refusal) => Err(Refused::from(refusal).with("certificate_type", kind.code.clone())),
-            None => Ok((subject, permit)),
-        }
+        Ok((subject, permit))
     }
 
     /// The records that the permit lets ask for.
@@ -335,7 +392,7 @@ impl Gateway {
         subject: Subject,
         permit: &Permit,
         draft: &mut Draft,
-    ) -> Result<Fetched, Refused> {
+    ) -> Result<Fetched, FetchError> {
         let query = Query {
             request_id: wanted.call.id,
             subject,
@@ -343,10 +400,8 @@ impl Gateway {
             purpose: wanted.purpose.clone(),
             trace: wanted.call.trace,
         };
-        let fetched = self.connectors.fetch(permit, query, wanted.call.deadline).await.map_err(|error| {
-            draft.detail(&error.to_string());
-            Refused::from(error).with("provider", wanted.kind.provider.to_string())
-        })?;
+        let fetched = self.connectors.fetch(permit, query, wanted.call.deadline).await;
+        let fetched = fetched.inspect_err(|error| draft.detail(&error.to_string()))?;
         draft.fetched(&fetched);
         Ok(fetched)
     }
@@ -390,21 +445,17 @@ impl Gateway {
         }
     }
 
-    /// Records how a lookup ended, then hands out what it ended with. This is the only way out.
-    async fn close(&self, call: &Call, mut draft: Draft, ended: Result<Release, Refused>) -> Result<Answer, Refusal> {
+    /// Records how a call ended, then hands out what it ended with. This is the only way out.
+    async fn close<E: Ending>(
+        &self,
+        call: &Call,
+        mut draft: Draft,
+        ended: Result<E, Refused>,
+    ) -> Result<E::Answer, Refusal> {
         match ended {
-            Ok(release) => {
-                draft.released(&release);
-                let recorded = self.append(call, draft).await.map_err(unrecorded)?;
-                Ok(Answer {
-                    records: release.records,
-                    certificate_type: release.certificate_type,
-                    grants: release.grants.iter().map(ToString::to_string).collect(),
-                    policy: *release.permit.policy_hash(),
-                    cached: release.cached,
-                    fetched_at: release.fetched_at,
-                    recorded,
-                })
+            Ok(ending) => {
+                ending.note(&mut draft);
+                Ok(ending.recorded(self.append(call, draft).await.map_err(unrecorded)?))
             }
             Err(refused) => Err(self.refuse(call, draft, refused).await),
         }
@@ -444,7 +495,8 @@ impl Gateway {
     async fn append(&self, call: &Call, draft: Draft) -> Result<Recorded, AppendError> {
         let waited = Instant::now();
         let entry: Entry = draft.finish(call);
-        let recorded = self.journal.append(entry).await;
+        let recorded =
+            if call.sign_receipt { self.journal.append_signed(entry).await } else { self.journal.append(entry).await };
         if recorded.is_ok() {
             self.metrics.log_entry(LogKind::Access, waited.elapsed());
         }
@@ -473,6 +525,11 @@ fn read_mask(kind: &CertificateType, paths: &[String]) -> Result<Fields, Refused
         })?;
     }
     Ok(want)
+}
+
+/// No answer of the department's, and whose it would have been.
+fn unfetched(kind: &CertificateType, error: FetchError) -> Refused {
+    Refused::from(error).with("provider", kind.provider.to_string())
 }
 
 /// A record that is no message of its type: nothing of it may leave.

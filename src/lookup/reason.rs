@@ -39,6 +39,7 @@ pub enum Reason {
     SubjectKeysIncomplete = 29,
     SubjectKeyInvalid = 30,
     SubjectInvalid = 31,
+    ClaimInvalid = 32,
 
     NotGranted = 40,
     GrantExpired = 41,
@@ -69,6 +70,7 @@ pub enum Reason {
     SubjectLimited = 81,
     ProviderLimited = 82,
     GatewayLimited = 83,
+    AttemptsLimited = 84,
 
     AuditUnavailable = 90,
     DeadlineExceeded = 91,
@@ -78,7 +80,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 56] = [
         Self::TokenMissing,
         Self::TokenMalformed,
         Self::TokenUntrusted,
@@ -102,6 +104,7 @@ impl Reason {
         Self::SubjectKeysIncomplete,
         Self::SubjectKeyInvalid,
         Self::SubjectInvalid,
+        Self::ClaimInvalid,
         Self::NotGranted,
         Self::GrantExpired,
         Self::GrantNotYetValid,
@@ -129,6 +132,7 @@ impl Reason {
         Self::SubjectLimited,
         Self::ProviderLimited,
         Self::GatewayLimited,
+        Self::AttemptsLimited,
         Self::AuditUnavailable,
         Self::DeadlineExceeded,
         Self::Cancelled,
@@ -166,9 +170,11 @@ impl Reason {
             | Self::ProviderTimeout
             | Self::ProviderRefused
             | Self::ProviderAnswerInvalid => Outcome::ProviderError,
-            Self::CallerLimited | Self::SubjectLimited | Self::ProviderLimited | Self::GatewayLimited => {
-                Outcome::Limited
-            }
+            Self::CallerLimited
+            | Self::SubjectLimited
+            | Self::AttemptsLimited
+            | Self::ProviderLimited
+            | Self::GatewayLimited => Outcome::Limited,
             Self::Cancelled | Self::DeadlineExceeded => Outcome::Cancelled,
             _ => Outcome::Rejected,
         }
@@ -211,6 +217,7 @@ impl From<Limited> for Refused {
         let reason = match limited.scope {
             Scope::Caller => Reason::CallerLimited,
             Scope::Subject => Reason::SubjectLimited,
+            Scope::Attempts => Reason::AttemptsLimited,
             Scope::Provider => Reason::ProviderLimited,
         };
         Self { retry_after: Some(limited.retry_after), ..Self::new(reason) }
@@ -261,7 +268,7 @@ impl From<FetchError> for Refused {
             FetchError::Unavailable => Reason::ProviderUnavailable.into(),
             FetchError::Timeout => Reason::ProviderTimeout.into(),
             FetchError::Refused => Reason::ProviderRefused.into(),
-            FetchError::Invalid(_) => Reason::ProviderAnswerInvalid.into(),
+            FetchError::AnotherSubject | FetchError::Invalid(_) => Reason::ProviderAnswerInvalid.into(),
         }
     }
 }

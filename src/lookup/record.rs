@@ -1,16 +1,17 @@
 //! The access record while a request is under way: each step notes what it found, so whatever way the request ends, the
 //! entry tells how far it came.
 
+use super::verify::Results;
 use super::{Call, Refused, Release, Released};
 use crate::audit::{
-    AccessEntry, Entry, EntrySubject, LegalBasis, MaskedField, Mode as EntryMode, Outcome, RecordDecision,
-    WithheldField,
+    AccessEntry, ComparedField, Comparison, Entry, EntrySubject, LegalBasis, MaskedField, Mode as EntryMode, Outcome,
+    RecordDecision, WithheldField,
 };
 use crate::catalog::{CertificateType, Fields, Subject};
 use crate::connectors::Fetched;
 use crate::identity::{Basis, Purpose};
 use crate::ids::{RequestId, SpiffeId};
-use crate::policy::{Mode, Permit, Truths, Withheld, WithheldReason};
+use crate::policy::{Compared, Explanation, Mode, Permit, Settled, Truths, Verdict, Withheld, WithheldReason};
 
 /// An entry being filled. Its outcome stands only once the request has ended.
 pub(super) struct Draft(AccessEntry);
@@ -105,7 +106,7 @@ impl Draft {
             .map(|record| RecordDecision {
                 released: paths(kind, record.clear),
                 masked: (record.masked.iter())
-                    .map(|(leaf, mask)| MaskedField { field: numbers(kind, *leaf), mask: mask.name().to_owned() })
+                    .map(|(leaf, mask)| MaskedField { field: kind.numbers(*leaf), mask: mask.name().to_owned() })
                     .collect(),
                 withheld: record.withheld.iter().filter(on_record).map(|field| withheld(kind, field)).collect(),
                 unknown_dropped: record.unknown_dropped,
@@ -124,6 +125,48 @@ impl Draft {
         entry.grants.clone_from(&release.grants);
         let whole = release.records.iter().all(|record| record.withheld.is_empty());
         entry.outcome = if whole { Outcome::Released } else { Outcome::Partial };
+    }
+
+    /// What each record that was compared forbids.
+    pub(super) fn compared<'a>(
+        &mut self,
+        permit: &Permit,
+        records: impl Iterator<Item = &'a Settled<'a>>,
+        truths: Truths,
+    ) {
+        let kind = permit.certificate_type();
+        self.facts(permit, truths);
+        let forbidden = |settled: &Settled<'_>| settled.withheld().iter().map(|field| withheld(kind, field)).collect();
+        self.0.records = records
+            .map(|settled| RecordDecision { withheld: forbidden(settled), ..RecordDecision::default() })
+            .collect();
+    }
+
+    /// What the caller is told of its claims.
+    pub(super) fn verified(&mut self, results: &Results) {
+        let kind = results.permit.certificate_type();
+        let entry = &mut self.0;
+        entry.compared = (results.verified.iter())
+            .map(|verified| ComparedField { field: kind.numbers(verified.field), result: comparison(verified.result) })
+            .collect();
+        let told: Vec<u8> = results.verified.iter().map(|verified| verified.result.number()).collect();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &told);
+        entry.answer_digest = digest.as_ref().try_into().ok();
+        entry.grants = results.permit.grants().cloned().collect();
+        entry.outcome = if results.found { Outcome::Verified } else { Outcome::NotFound };
+    }
+
+    /// What would be released; nothing was, so no record stands here.
+    pub(super) fn explained(&mut self, explanation: &Explanation) {
+        let entry = &mut self.0;
+        entry.grants.clone_from(&explanation.grants);
+        let whole =
+            explanation.fields.iter().all(|field| matches!(field.verdict, Verdict::Released | Verdict::Masked(_)));
+        entry.outcome = match (&explanation.refusal, whole) {
+            (Some(_), _) => Outcome::Denied,
+            (None, true) => Outcome::Released,
+            (None, false) => Outcome::Partial,
+        };
     }
 
     pub(super) fn refused(&mut self, refused: &Refused) {
@@ -146,17 +189,21 @@ fn micros(duration: std::time::Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
-fn paths(kind: &CertificateType, fields: Fields) -> Vec<Vec<u32>> {
-    fields.iter().map(|leaf| numbers(kind, leaf)).collect()
+const fn comparison(result: Compared) -> Comparison {
+    match result {
+        Compared::Match => Comparison::Match,
+        Compared::Mismatch => Comparison::Mismatch,
+        Compared::CannotTell => Comparison::CannotTell,
+    }
 }
 
-fn numbers(kind: &CertificateType, leaf: usize) -> Vec<u32> {
-    kind.leaves.get(leaf).map(|leaf| leaf.numbers.clone()).unwrap_or_default()
+fn paths(kind: &CertificateType, fields: Fields) -> Vec<Vec<u32>> {
+    fields.iter().map(|field| kind.numbers(field)).collect()
 }
 
 fn withheld(kind: &CertificateType, field: &Withheld) -> WithheldField {
     WithheldField {
-        field: numbers(kind, field.leaf),
+        field: kind.numbers(field.leaf),
         reason: field.reason.number(),
         detail: field.condition.as_deref().unwrap_or_default().to_owned(),
     }

@@ -1,10 +1,9 @@
 //! What a record says: is it about the subject that was asked for, and does a condition on it hold? A provider that mixes
 //! up its answers must not have them released.
 
-use std::collections::HashMap;
-
-use super::wire::{Payload, ProjectError, Reader, child, stands_as};
-use crate::catalog::{CertificateType, Child, Fields, Node, Subject, SubjectKey, ValueKind, Wire};
+use super::scan::{Found, Scan};
+use super::wire::ProjectError;
+use crate::catalog::{CertificateType, Fields, Subject, SubjectKey, ValueKind};
 
 /// True if `record`, an encoded message of the subject's certificate type, is about `subject`.
 ///
@@ -22,8 +21,8 @@ pub(super) fn answers_keys(
     echoed: &[(String, String)],
 ) -> bool {
     let wanted = keys.iter().fold(Fields::EMPTY, |all, key| all | key.matches);
-    let mut scan = Scan::of(wanted);
-    if scan.message(&certificate_type.root, record, 0).is_err() || scan.ambiguous || keys.is_empty() {
+    let Ok(scan) = Scan::of(&certificate_type.root, record, wanted) else { return false };
+    if !scan.ambiguous().is_empty() || keys.is_empty() {
         return false;
     }
     keys.iter().all(|key| {
@@ -31,7 +30,7 @@ pub(super) fn answers_keys(
             let mut echoes = echoed.iter().filter(|(name, _)| *name == key.name).peekable();
             echoes.peek().is_some() && echoes.all(|(_, value)| equals(key, value))
         } else {
-            scan.values.iter().any(|(leaf, value)| key.matches.contains(*leaf) && equals(key, value))
+            texts(&scan).any(|(leaf, value)| key.matches.contains(leaf) && equals(key, value))
         }
     })
 }
@@ -57,12 +56,11 @@ pub(super) fn any_equals(
     leaves: Fields,
     numbers: &[&str],
 ) -> Result<Option<bool>, ProjectError> {
-    let mut scan = Scan::of(leaves);
-    scan.message(&certificate_type.root, record, 0)?;
-    if scan.ambiguous || scan.values.is_empty() || numbers.is_empty() {
+    let scan = Scan::of(&certificate_type.root, record, leaves)?;
+    if !scan.ambiguous().is_empty() || texts(&scan).next().is_none() || numbers.is_empty() {
         return Ok(None);
     }
-    Ok(Some(scan.values.iter().any(|(_, value)| numbers.iter().any(|number| value.eq_ignore_ascii_case(number)))))
+    Ok(Some(texts(&scan).any(|(_, value)| numbers.iter().any(|number| value.eq_ignore_ascii_case(number)))))
 }
 
 /// The value of a boolean leaf; none if it is absent or stands there with both values.
@@ -72,75 +70,15 @@ pub(super) fn flag(
     leaves: Fields,
 ) -> Result<Option<bool>, ProjectError> {
     let (mut seen_true, mut seen_false) = (false, false);
-    flags(&certificate_type.root, record, leaves, &mut |value| {
-        seen_true |= value;
-        seen_false |= !value;
-    })?;
+    for (_, value) in Scan::of(&certificate_type.root, record, leaves)?.values() {
+        if let Found::Number(number) = value {
+            seen_true |= number != 0;
+            seen_false |= number == 0;
+        }
+    }
     Ok((seen_true != seen_false).then_some(seen_true))
 }
 
-fn flags(node: &Node, record: &[u8], leaves: Fields, seen: &mut impl FnMut(bool)) -> Result<(), ProjectError> {
-    let mut reader = Reader::new(record);
-    while let Some(field) = reader.field()? {
-        match child(node, field.number) {
-            Some(Child::Leaf { leaf, .. }) if leaves.contains(*leaf) && field.payload == Payload::Varint => {
-                // Zero however long its encoding.
-                seen(field.value.iter().any(|byte| byte & 0x7f != 0));
-            }
-            Some(Child::Message { node, below, .. })
-                if field.payload == Payload::Delimited && below.intersects(leaves) =>
-            {
-                flags(node, field.value, leaves, seen)?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Collects the values of the wanted string leaves.
-struct Scan<'a> {
-    wanted: Fields,
-    values: Vec<(usize, &'a str)>,
-    /// First value of each singular leaf within one list element (0: outside of lists).
-    singular: HashMap<(usize, u32), &'a str>,
-    elements: u32,
-    ambiguous: bool,
-}
-
-impl<'a> Scan<'a> {
-    fn of(wanted: Fields) -> Self {
-        Self { wanted, values: Vec::new(), singular: HashMap::new(), elements: 0, ambiguous: false }
-    }
-
-    /// `element` is the innermost list element around; a singular message that occurs twice is one, as decoders merge it.
-    fn message(&mut self, node: &Node, record: &'a [u8], element: u32) -> Result<(), ProjectError> {
-        let mut reader = Reader::new(record);
-        while let Some(field) = reader.field()? {
-            match child(node, field.number) {
-                Some(Child::Leaf { leaf, wire: Wire::String, repeated })
-                    if self.wanted.contains(*leaf) && stands_as(Wire::String, *repeated, field.payload) =>
-                {
-                    let value = str::from_utf8(field.value).map_err(|_| ProjectError::NotUtf8)?;
-                    self.values.push((*leaf, value));
-                    if !repeated {
-                        self.ambiguous |= *self.singular.entry((*leaf, element)).or_insert(value) != value;
-                    }
-                }
-                Some(Child::Message { node, below, repeated })
-                    if field.payload == Payload::Delimited && below.intersects(self.wanted) =>
-                {
-                    let inside = if *repeated {
-                        self.elements = self.elements.saturating_add(1);
-                        self.elements
-                    } else {
-                        element
-                    };
-                    self.message(node, field.value, inside)?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
+fn texts<'a>(scan: &Scan<'a>) -> impl Iterator<Item = (usize, &'a str)> {
+    scan.values().filter_map(|(leaf, value)| if let Found::Text(text) = value { Some((leaf, text)) } else { None })
 }

@@ -6,7 +6,7 @@ use time::Date;
 
 use super::facts::FactSet;
 use super::mask::Mask;
-use crate::catalog::{ConsumerKind, Fields};
+use crate::catalog::{CertificateType, ConsumerKind, Fields};
 use crate::ids::DepartmentCode;
 
 /// The most that a grant may disclose, least first (共享方式).
@@ -70,7 +70,7 @@ pub struct Grant {
     pub roles: Vec<String>,
     /// The most it may disclose.
     pub mode: Mode,
-    /// The leaves it gives, masked ones included; never empty.
+    /// The leaves it gives, masked ones included, and the predicates it names; never empty.
     pub fields: Fields,
     /// Leaves given only in a masked form, weakest mask first, no leaf twice.
     pub masks: Vec<(Mask, Fields)>,
@@ -103,6 +103,12 @@ impl Grant {
     pub fn clear(&self) -> Fields {
         self.fields - self.masked()
     }
+
+    /// What it lets be compared: what it gives in clear, and every predicate that is drawn from nothing else. Who may read
+    /// a value only masked may not find the rest of it by comparing.
+    pub fn comparable(&self, certificate_type: &CertificateType) -> Fields {
+        certificate_type.with_conclusions_within(self.clear())
+    }
 }
 
 /// A rule that takes away what grants give.
@@ -115,4 +121,13 @@ pub(super) struct Deny {
     pub(super) fields: Fields,
     /// Conditions: it applies unless one of them is known false.
     pub(super) when: FactSet,
+}
+
+impl Deny {
+    /// True if it takes something away from this consumer, for this matter and certificate type.
+    pub(super) fn concerns(&self, consumer: &DepartmentCode, matter: &str, certificate_type: &str) -> bool {
+        self.matter == matter
+            && self.certificate_type == certificate_type
+            && self.consumers.as_ref().is_none_or(|consumers| consumers.contains(consumer))
+    }
 }

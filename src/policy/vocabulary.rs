@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::WithheldReason;
 use super::check::{Known, unknown, unknown_field};
 use super::facts::{Fact, FactSource, MAX_FACTS};
-use crate::catalog::{Faults, Fields, ROLES, ValueKind, Wire};
+use crate::catalog::{Faults, Fields, ROLES, Scalar, ValueKind};
 use crate::identity::Basis;
 
 /// One `[[fact]]`.
@@ -186,7 +186,7 @@ impl FactCheck<'_> {
     }
 
     fn record_flag(&mut self, entry: &FactEntry) -> FactSource {
-        let leaves = self.leaves(entry, "a boolean", |leaf| leaf.wire == Wire::Varint && leaf.boolean);
+        let leaves = self.leaves(entry, "a boolean", |leaf| leaf.scalar == Scalar::Bool);
         for (code, stated) in &entry.paths {
             if leaves.get(code.get_ref()).is_some_and(|leaves| leaves.len() > 1) || stated.len() > 1 {
                 self.fault(code, "a flag is one leaf");

@@ -150,6 +150,7 @@ def gateway_of_the_odd_source(directory):
         text = config.read_text()
         for old, new in [("../../certs-dev/out", str(PKI)), ("127.0.0.1:7453", f"127.0.0.1:{port}"),
                          ("127.0.0.1:7443", "127.0.0.1:0"), ("127.0.0.1:7490", "127.0.0.1:0"),
+                         ("127.0.0.1:7447", "127.0.0.1:0"),
                          ("subject_per_minute = 30", "subject_per_minute = 1"),
                          ("subject_burst = 60", "subject_burst = 4")]:
             assert old in text, old

@@ -8,9 +8,10 @@
 //! grants    128 × 98                                                             < 12,600
 //! subject   131 + 16 × (130 + 259 + 3)                                           <  6,500
 //! facts      64 × 70                                                             <  4,500
-//!                                                                                  53,800 < 65,489
+//! compared   32 × (54 + 2 + 2)                                                   <  1,900
+//!                                                                                  55,700 < 65,489
 //! ```
-//! The records get the rest: over 11,000 bytes always, nearly all of it as a rule (a field takes about 7). If they don't
+//! The records get the rest: over 9,000 bytes always, nearly all of it as a rule (a field takes about 7). If they don't
 //! fit, the details of their withheld fields go first, then the last records; `omitted` says so.
 
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::{
-    AccessEntry, AdminEntry, Entry, EntrySubject, LegalBasis, MaskedField, Mode, Omitted, Outcome, PolicyChangeEntry,
-    RecordDecision, StartEntry, StopEntry, WithheldField,
+    AccessEntry, AdminEntry, ComparedField, Comparison, Entry, EntrySubject, LegalBasis, MaskedField, Mode, Omitted,
+    Outcome, PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
 };
 use crate::audit::frame::{Kind, MAX_BODY};
 use crate::clock::Timestamp;
@@ -32,6 +33,7 @@ const MAX_RECORDS: usize = 32;
 const MAX_GRANTS: usize = 128;
 const MAX_KEYS: usize = 16;
 const MAX_FACTS: usize = 64;
+const MAX_COMPARED: usize = 32;
 
 /// A data key wrapped to one recipient, as an EPOCH body holds it.
 pub(in crate::audit) struct WrappedKey {
@@ -76,6 +78,12 @@ pub(in crate::audit) fn encode(entry: Entry) -> (Kind, Vec<u8>) {
             };
             (Kind::ADMIN, admin.encode_to_vec())
         }
+        Entry::Degraded(what) => (Kind::DEGRADED, pb::Degraded { what: clip(what, 1024) }.encode_to_vec()),
+        Entry::Recovered(what) => (Kind::RECOVERED, pb::Degraded { what: clip(what, 1024) }.encode_to_vec()),
+        // Signed notes must stay as they are; their makers bound them. A cut one is signed by nobody.
+        Entry::Continues(note) => (Kind::CONTINUES, clip(note, MAX_BODY).into_bytes()),
+        Entry::PruneAuth(note) => (Kind::PRUNE_AUTH, clip(note, MAX_BODY).into_bytes()),
+        Entry::LogKey(note) => (Kind::LOG_KEY, clip(note, MAX_BODY).into_bytes()),
     }
 }
 
@@ -106,8 +114,18 @@ pub(in crate::audit) fn decode(kind: Kind, body: &[u8]) -> Result<Entry, DecodeE
             let admin = pb::Admin::decode(body).map_err(broken)?;
             Entry::Admin(AdminEntry { operator: admin.operator, method: admin.method, detail: admin.detail })
         }
+        Kind::DEGRADED => Entry::Degraded(pb::Degraded::decode(body).map_err(broken)?.what),
+        Kind::RECOVERED => Entry::Recovered(pb::Degraded::decode(body).map_err(broken)?.what),
+        Kind::CONTINUES => Entry::Continues(text(body)?),
+        Kind::PRUNE_AUTH => Entry::PruneAuth(text(body)?),
+        Kind::LOG_KEY => Entry::LogKey(text(body)?),
         _ => return Err(DecodeError("kind")),
     })
+}
+
+/// A body that is a signed note.
+fn text(body: &[u8]) -> Result<String, DecodeError> {
+    String::from_utf8(body.to_vec()).map_err(|_| DecodeError("text"))
 }
 
 /// Body of an EPOCH entry.
@@ -178,6 +196,13 @@ fn encode_access(entry: AccessEntry) -> Vec<u8> {
         facts: keep(entry.facts, MAX_FACTS, &mut omitted.items)
             .into_iter()
             .map(|(name, truth)| pb::Fact { name: clip(name, 64), truth: put_truth(truth).into() })
+            .collect(),
+        compared: keep(entry.compared, MAX_COMPARED, &mut omitted.items)
+            .into_iter()
+            .map(|compared| pb::ComparedField {
+                field: Some(put_path(compared.field, &mut omitted.items)),
+                result: put_comparison(compared.result).into(),
+            })
             .collect(),
         outcome: put_outcome(entry.outcome).into(),
         error_reason: entry.error_reason,
@@ -263,6 +288,14 @@ fn put_truth(truth: Option<bool>) -> pb::Truth {
     }
 }
 
+fn put_comparison(result: Comparison) -> pb::Comparison {
+    match result {
+        Comparison::Match => pb::Comparison::Match,
+        Comparison::Mismatch => pb::Comparison::Mismatch,
+        Comparison::CannotTell => pb::Comparison::CannotTell,
+    }
+}
+
 fn put_outcome(outcome: Outcome) -> pb::Outcome {
     match outcome {
         Outcome::Released => pb::Outcome::Released,
@@ -330,6 +363,7 @@ fn decode_access(access: pb::Access) -> Result<AccessEntry, DecodeError> {
                 (fact.name, truth)
             })
             .collect(),
+        compared: access.compared.into_iter().map(take_compared).collect::<Result<_, _>>()?,
         outcome: Outcome::ALL.into_iter().find(|known| put_outcome(*known) == outcome).ok_or(DecodeError("outcome"))?,
         error_reason: access.error_reason,
         detail: access.detail,
@@ -342,6 +376,16 @@ fn decode_access(access: pb::Access) -> Result<AccessEntry, DecodeError> {
         count: access.count,
         omitted: Omitted { details: omitted.details, records: omitted.records, items: omitted.items },
     })
+}
+
+fn take_compared(compared: pb::ComparedField) -> Result<ComparedField, DecodeError> {
+    let result = match compared.result() {
+        pb::Comparison::Match => Comparison::Match,
+        pb::Comparison::Mismatch => Comparison::Mismatch,
+        pb::Comparison::CannotTell => Comparison::CannotTell,
+        pb::Comparison::Unspecified => return Err(DecodeError("comparison")),
+    };
+    Ok(ComparedField { field: compared.field.unwrap_or_default().numbers, result })
 }
 
 fn take_record(record: pb::RecordDecision) -> RecordDecision {
@@ -447,6 +491,7 @@ mod tests {
             grants: vec![text.into(); paths],
             policy: Some([2; 32]),
             facts: vec![(text.into(), Some(false)), (text.into(), None), (text.into(), Some(true))],
+            compared: vec![ComparedField { field: vec![u32::MAX; depth], result: Comparison::Mismatch }; paths],
             error_reason: i32::MIN,
             detail: text.into(),
             cached: true,
@@ -487,6 +532,18 @@ mod tests {
     }
 
     #[test]
+    fn every_result_of_a_comparison_stands_as_it_was() {
+        let results = [Comparison::Match, Comparison::Mismatch, Comparison::CannotTell];
+        for (result, number) in results.into_iter().zip(1..) {
+            assert_eq!(put_comparison(result) as i32, number);
+            assert_eq!(put_comparison(result).as_str_name(), format!("COMPARISON_{}", result.name()));
+        }
+        let mut entry = AccessEntry::new(RequestId::generate(), caller(), Outcome::Verified);
+        entry.compared = results.map(|result| ComparedField { field: vec![0, 3], result }).into();
+        assert_eq!(round_trip(Entry::Access(Box::new(entry.clone()))), Entry::Access(Box::new(entry)));
+    }
+
+    #[test]
     fn every_outcome_has_its_number_and_name() {
         for (outcome, number) in Outcome::ALL.into_iter().zip(1..) {
             assert_eq!(put_outcome(outcome) as i32, number);
@@ -513,7 +570,7 @@ mod tests {
         };
         assert!(read.omitted.details && read.omitted.items > 0);
         assert_eq!(read.omitted.records as usize + read.records.len(), 40);
-        assert_eq!((read.requested.len(), read.withheld.len()), (128, 128));
+        assert_eq!((read.requested.len(), read.withheld.len(), read.compared.len()), (128, 128, 32));
         assert!(read.purpose.ends_with('…') && read.purpose.len() > 1000, "a cut text shows that it was cut");
         assert!(!read.withheld[0].detail.is_empty(), "details outside of records stay");
     }

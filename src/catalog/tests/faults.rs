@@ -8,6 +8,8 @@ use super::*;
 
 const OPTION: &str = "(oncegate.records.v1.certificate_type)";
 const ANNOTATED: &str = r#"[(oncegate.records.v1.field) = { label_zh: "号" label_en: "No" sensitivity: SENSITIVITY_L2 kind: VALUE_KIND_TEXT }]"#;
+const DAY: &str = r#"(oncegate.records.v1.field) = { label_zh: "日" label_en: "Day" sensitivity: SENSITIVITY_L2 kind: VALUE_KIND_DATE }"#;
+const SECRET: &str = r#"(oncegate.records.v1.field) = { label_zh: "密" label_en: "Secret" sensitivity: SENSITIVITY_L2 share: SHARE_NEVER }"#;
 const LOOKUP: &str =
     r#"lookup_sets: { keys: { name: "no" kind: VALUE_KIND_TEXT from: "subject.no" matches: ["no"] } }"#;
 
@@ -382,6 +384,65 @@ fn departments_in_files() {
     // An unreadable file is one fault, not one for each type that names a department.
     assert_eq!(faults_with("departments.toml", "[[department]").len(), 1);
     assert_eq!(faults_with("departments.toml", &"#".repeat(1 << 21)).len(), 1);
+}
+
+#[test]
+fn predicates() {
+    const HEAD: &str = r#"label_zh: "甲" label_en: "A""#;
+    let with = |predicates: &str| {
+        let fields = format!(
+            "{FIELD} optional bool good = 2 @; optional State state = 3 @; repeated Sub subs = 4; \
+             optional string day = 5 [{DAY}]; optional bool secret = 6 [{SECRET}];"
+        );
+        let rest = "message Sub { optional bool good = 1 @; }\nenum State { STATE_UNSPECIFIED = 0; STATE_ON = 1; }";
+        proto(&format!("{} {predicates}", sound_options()), &fields, rest)
+    };
+    let one = |parts: &str| with(&format!("predicates: {{ name: \"p\" number: 1 {HEAD} {parts} }}"));
+    let sound = r#"flags: ["good"] state: "state" states: ["STATE_ON"] from: "day" until: "day" born: "day" years: 14"#;
+    let catalog = load(&one(sound)).unwrap();
+    let ty = catalog.certificate_type("card").unwrap();
+    let inputs: Vec<_> = ty.predicates[0].inputs.iter().map(|leaf| ty.path(leaf)).collect();
+    assert_eq!(inputs, ["good", "state", "day"]);
+    let predicate = Fields::one(ty.comparable("p").unwrap());
+    assert_eq!(ty.with_conclusions(Fields::one(ty.leaf("day").unwrap())), predicate | Fields::one(4));
+    assert_eq!(ty.with_conclusions_within(Fields::one(4)), Fields::one(4));
+    assert!(ty.expand("p").is_none() && ty.named("p") == Some(predicate), "a predicate can't be read");
+
+    for (parts, expected) in [
+        ("", "is drawn from nothing"),
+        (r#"flags: ["state"]"#, "`state` is not a boolean outside of lists"),
+        (r#"flags: ["subs.good"]"#, "`subs.good` is not a boolean outside of lists"),
+        (r#"flags: ["godo"]"#, "`godo` is not a boolean outside of lists"),
+        (r#"flags: ["secret"]"#, "drawn from a field that nobody may have"),
+        (r#"from: "no""#, "`no` is not a date"),
+        (r#"state: "state""#, "states are names of known values"),
+        (r#"state: "state" states: ["STATE_OFF"]"#, "states are names of known values"),
+        (r#"state: "state" states: ["STATE_UNSPECIFIED"]"#, "states are names of known values"),
+        (r#"born: "day""#, "years is 1 to 120"),
+        (r#"born: "day" years: 121"#, "years is 1 to 120"),
+    ] {
+        let found = faults(&one(parts));
+        assert!(found.iter().any(|fault| fault.contains(expected)), "{parts}: {found:#?}");
+    }
+    let flags = r#"flags: ["good"]"#;
+    for (predicates, expected) in [
+        (format!("predicates: {{ name: \"good\" number: 1 {HEAD} {flags} }}"), "no field has it"),
+        (format!("predicates: {{ name: \"subs\" number: 1 {HEAD} {flags} }}"), "no field has it"),
+        (format!("predicates: {{ name: \"P\" number: 1 {HEAD} {flags} }}"), "no field has it"),
+        (format!("predicates: {{ name: \"p\" {HEAD} {flags} }}"), "number is 1 to 99"),
+        (format!("predicates: {{ name: \"p\" number: 100 {HEAD} {flags} }}"), "number is 1 to 99"),
+        (format!("predicates: {{ name: \"p\" number: 1 {flags} }}"), "needs label_zh and label_en"),
+        (
+            ["p", "q"].map(|name| format!("predicates: {{ name: \"{name}\" number: 1 {HEAD} {flags} }}")).concat(),
+            "its name or number stands twice",
+        ),
+        (
+            joined(1..18, |n| format!("predicates: {{ name: \"p{n}\" number: {n} {HEAD} {flags} }}")),
+            "at most 16 predicates",
+        ),
+    ] {
+        assert_one_fault(&with(&predicates), expected);
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 struct Answered {
     receipt: pb::Receipt,
-    /// Digest of the records; none for a refusal.
+    /// Digest of the records, or of the results of a comparison; none for a refusal.
     digest: Option<[u8; 32]>,
 }
 
@@ -39,6 +39,20 @@ impl Ledger {
     /// Notes an answer to `Lookup`.
     pub(super) fn answer(&mut self, answer: &pb::LookupResponse) {
         self.note(answer.receipt.as_ref(), Some(digest_of(&answer.records)));
+    }
+
+    /// Notes an answer to `Verify`.
+    pub(super) fn verification(&mut self, answer: &Result<pb::VerifyResponse, Status>) {
+        match answer {
+            Ok(answer) => {
+                let numbers = answer.comparisons.iter().map(|comparison| u8::try_from(comparison.result));
+                let numbers: Vec<_> = numbers.map(Result::unwrap_or_default).collect();
+                let mut found = [0; 32];
+                found.copy_from_slice(digest::digest(&digest::SHA256, &numbers).as_ref());
+                self.note(answer.receipt.as_ref(), Some(found));
+            }
+            Err(status) => self.refusal(status),
+        }
     }
 
     /// Notes a refused call.
@@ -84,7 +98,7 @@ impl Ledger {
 
     /// Lists the log and compares. True if every answer is accounted for.
     pub(super) fn check(mut self, scene: &Scene, out: &mut dyn Write, look: Look) -> Result<bool, Failure> {
-        let entries: Vec<_> = open(&scene.log, &scene.auditor_key)?.collect::<Result<_, _>>()?;
+        let entries: Vec<_> = open(&scene.log, std::slice::from_ref(&scene.auditor_key))?.collect::<Result<_, _>>()?;
         write_entries(&entries, out, look)?;
         let mut logged = 0;
         for entry in &entries {
@@ -93,7 +107,7 @@ impl Ledger {
             match self.answers.remove(&entry.index) {
                 None => self.faults.push(format!("entry {}: nobody got this answer", entry.index)),
                 Some(answered) => {
-                    let told = matches!(access.outcome, Outcome::Released | Outcome::Partial);
+                    let told = matches!(access.outcome, Outcome::Released | Outcome::Partial | Outcome::Verified);
                     let right = answered.receipt.request_id == access.request_id.to_string()
                         && same_leaf(&answered.receipt, entry)
                         && answered.digest.is_some() == told

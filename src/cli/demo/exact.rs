@@ -2,9 +2,11 @@
 //! the department's values, and every grant in force answered at least once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::scene::Scene;
-use crate::catalog::CaseSubject;
+use super::verify::Played;
+use crate::catalog::{CaseSubject, CertificateType};
 use crate::cli::Failure;
 use crate::cli::answer::{self, FieldLine};
 use crate::cli::table::Verdict;
@@ -18,8 +20,9 @@ pub(super) struct Exactness<'a> {
     /// Those that release fields and are in force.
     open: Vec<pb::Grant>,
     answered: BTreeSet<String>,
-    /// Grants that only compare.
-    verify_only: usize,
+    /// Those that only compare and are in force.
+    comparing: Vec<pb::Grant>,
+    compared: usize,
     faults: Vec<String>,
 }
 
@@ -30,22 +33,33 @@ pub(super) struct Tally {
     pub(super) open: usize,
     /// Of these, answered with exactly their fields.
     pub(super) exact: usize,
-    /// Grants that only compare.
-    pub(super) verify_only: usize,
+    /// Grants in force that only compare.
+    pub(super) comparing: usize,
+    /// Of these, found to match the truth and nothing else.
+    pub(super) compared: usize,
 }
 
 impl<'a> Exactness<'a> {
     pub(super) fn new(scene: &'a Scene, grants: Vec<pb::Grant>, subjects: &[pb::CaseSubject]) -> Self {
         let today = scene.population.today.to_string();
-        let verify_only = grants.iter().filter(|grant| grant.mode == "verify").count();
-        let in_force = |grant: &pb::Grant| grant.valid_from <= today && today <= grant.valid_until;
-        let open = grants.into_iter().filter(|grant| grant.mode != "verify" && in_force(grant)).collect();
-        let subject = |subject: &pb::CaseSubject| CaseSubject {
-            role: subject.role.clone(),
-            attributes: subject.attributes.iter().map(|a| (a.name.clone(), a.value.clone())).collect(),
-        };
-        let subjects = subjects.iter().map(subject).collect();
-        Self { scene, subjects, open, answered: BTreeSet::new(), verify_only, faults: Vec::new() }
+        let in_force = grants.into_iter().filter(|grant| grant.valid_from <= today && today <= grant.valid_until);
+        let (comparing, open) = in_force.partition(|grant| grant.mode == "verify");
+        let (answered, faults) = (BTreeSet::new(), Vec::new());
+        Self { scene, subjects: case_subjects(subjects), open, answered, comparing, compared: 0, faults }
+    }
+
+    /// The grants to a consumer that only compare.
+    pub(super) fn comparing(&self, consumer: &str) -> Vec<pb::Grant> {
+        self.comparing.iter().filter(|grant| grant.consumer == consumer).cloned().collect()
+    }
+
+    /// Looks at what came of a grant that only compares; none if the department has no record.
+    pub(super) fn played(&mut self, grant: &pb::Grant, played: Option<&Played>) {
+        match played {
+            Some(played) if played.is_right() => self.compared += 1,
+            Some(_) => self.faults.push(format!("grant {}: the truth did not match, or a lie did", grant.id)),
+            None => self.faults.push(format!("grant {}: nobody of the case has a record", grant.id)),
+        }
     }
 
     /// Looks at one item that a consumer got.
@@ -92,9 +106,12 @@ impl<'a> Exactness<'a> {
         }
         for record in records {
             let got = answer::lines(&self.scene.pool, record)?;
-            if let Some(line) =
-                got.iter().find(|line| line.verdict == Verdict::Withheld && granted.contains(&line.path))
-            {
+            // Of a granted field nothing is withheld that the department holds.
+            let holds = |path: &str| held.iter().flatten().any(|line| line.path == path);
+            let missed = |line: &&FieldLine| {
+                line.verdict == Verdict::Withheld && granted.contains(&line.path) && holds(&line.path)
+            };
+            if let Some(line) = got.iter().find(missed) {
                 self.faults.push(format!("{what}: {} is granted and withheld", line.path));
             }
             // The department's record, cut to what is granted: the very same must have come.
@@ -107,12 +124,8 @@ impl<'a> Exactness<'a> {
 
     /// The department's records of the item's subject, whole.
     fn held(&self, planned: &pb::PlannedItem) -> Result<Vec<Vec<FieldLine>>, Failure> {
-        let about = self.subjects.iter().find(|subject| subject.role == planned.subject_role);
-        let kind = self.scene.catalog.certificate_type(&planned.certificate_type);
-        let (Some(about), Some(kind)) = (about, kind) else { return Ok(Vec::new()) };
-        let subject = self.scene.catalog.resolve(kind, about, &self.subjects)?;
-        let keys = subject.keys().iter().map(|key| (key.name.clone(), key.value.clone())).collect();
-        let records = self.scene.library.records(&planned.certificate_type, keys)?;
+        let Some(kind) = self.scene.catalog.certificate_type(&planned.certificate_type) else { return Ok(Vec::new()) };
+        let records = held(self.scene, kind, &planned.subject_role, &self.subjects)?;
         let whole =
             |record| answer::lines(&self.scene.pool, &pb::Record { record: Some(record), ..Default::default() });
         Ok(records.into_iter().map(whole).collect::<Result<_, _>>()?)
@@ -123,9 +136,32 @@ impl<'a> Exactness<'a> {
         for grant in self.open.iter().filter(|grant| !self.answered.contains(&grant.id)) {
             self.faults.push(format!("grant {} was not answered", grant.id));
         }
-        let tally = Tally { open: self.open.len(), exact: self.answered.len(), verify_only: self.verify_only };
+        let (open, exact) = (self.open.len(), self.answered.len());
+        let tally = Tally { open, exact, comparing: self.comparing.len(), compared: self.compared };
         (tally, self.faults)
     }
+}
+
+/// The records that a department holds of the subject in a role.
+pub(super) fn held(
+    scene: &Scene,
+    kind: &Arc<CertificateType>,
+    role: &str,
+    subjects: &[CaseSubject],
+) -> Result<Vec<prost_types::Any>, Failure> {
+    let Some(about) = subjects.iter().find(|subject| subject.role == role) else { return Ok(Vec::new()) };
+    let subject = scene.catalog.resolve(kind, about, subjects)?;
+    let keys = subject.keys().iter().map(|key| (key.name.clone(), key.value.clone())).collect();
+    Ok(scene.library.records(&kind.code, keys)?)
+}
+
+/// The subjects of a request as the catalog takes them.
+pub(super) fn case_subjects(subjects: &[pb::CaseSubject]) -> Vec<CaseSubject> {
+    let subject = |subject: &pb::CaseSubject| CaseSubject {
+        role: subject.role.clone(),
+        attributes: subject.attributes.iter().map(|a| (a.name.clone(), a.value.clone())).collect(),
+    };
+    subjects.iter().map(subject).collect()
 }
 
 /// Path and value of all that was released; of what was masked, the path alone. In the order of paths: a value that a
@@ -163,6 +199,7 @@ impl Tally {
     pub(super) const fn add(&mut self, other: Self) {
         self.open += other.open;
         self.exact += other.exact;
-        self.verify_only += other.verify_only;
+        self.comparing += other.comparing;
+        self.compared += other.compared;
     }
 }

@@ -16,6 +16,7 @@ pub mod registers;
 pub mod registry;
 mod scene;
 pub mod source;
+mod verify;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -85,11 +86,13 @@ pub(super) async fn run(args: DemoArgs, out: &mut dyn Write) -> Result<Exit, Fai
     writeln!(out)?;
     writeln!(
         out,
-        "{} matters; {} of {} grants in force answered with exactly their fields, {} more only compare.",
+        "{} matters; {} of {} grants in force answered with exactly their fields; {} of {} that only compare told the truth \
+         from a lie.",
         matters.len(),
         grants.exact,
         grants.open,
-        grants.verify_only
+        grants.compared,
+        grants.comparing
     )?;
     writeln!(
         out,

@@ -8,6 +8,7 @@ use super::account::Ledger;
 use super::cast;
 use super::exact::{Exactness, Tally};
 use super::scene::Scene;
+use super::verify;
 use crate::catalog::Matter;
 use crate::cli::answer::{self, Refusal};
 use crate::cli::case::Case;
@@ -33,7 +34,7 @@ pub(super) enum Detail {
     Items,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Materials that a matter demands, and those that need not be brought; each counts once per matter.
 #[derive(Debug, Default)]
@@ -83,6 +84,8 @@ pub(super) async fn matter(
     for consumer in consumers {
         let heard = Heard { materials: &mut materials, exactness: &mut exactness, ledger };
         collect(scene, &case, &consumer.parse()?, detail, heard, out, look).await?;
+        let heard = Heard { materials: &mut materials, exactness: &mut exactness, ledger };
+        compare(scene, &case, &consumer, detail, heard, out, look).await?;
     }
     let (tally, faults) = exactness.finish();
     for fault in faults {
@@ -163,6 +166,52 @@ async fn collect(
     Ok(())
 }
 
+/// Every grant to a consumer that only compares, asked with the truth and with a lie, and a table of what came.
+async fn compare(
+    scene: &Scene,
+    case: &Case,
+    consumer: &str,
+    detail: Detail,
+    heard: Heard<'_, '_>,
+    out: &mut dyn Write,
+    look: Look,
+) -> Result<(), Failure> {
+    let grants = heard.exactness.comparing(consumer);
+    if grants.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["compared", "of", "from", "claim", "the truth", "one lie"]);
+    for grant in grants {
+        let played = verify::grant(scene, case, &grant).await?;
+        heard.exactness.played(&grant, played.as_ref());
+        let Some(played) = played else { continue };
+        heard.ledger.verification(&played.truth);
+        heard.ledger.verification(&played.lie);
+        if played.is_right() {
+            heard.materials.avoided.insert(grant.replaces.clone());
+        }
+        let kind = scene.catalog.certificate_type(&grant.certificate_type);
+        let provider = kind.map(|kind| kind.provider.to_string()).unwrap_or_default();
+        let mut head: [Cell; 3] = [grant.certificate_type.into(), played.role.clone().into(), provider.into()];
+        let results = |answer: &Result<pb::VerifyResponse, tonic::Status>| match answer {
+            Ok(answer) => answer.comparisons.iter().map(|found| answer::result_cell(found.result())).collect(),
+            Err(status) => vec![Refusal::of(status).cell()],
+        };
+        let (truth, lie) = (results(&played.truth), results(&played.lie));
+        let claims = played.truth.as_ref().map(|answer| answer.comparisons.as_slice()).unwrap_or_default();
+        let names: Vec<_> = match detail {
+            Detail::Fields => claims.iter().map(|claim| claim.path.clone()).collect(),
+            Detail::Items => vec![claims.iter().map(|claim| claim.path.as_str()).collect::<Vec<_>>().join(" ")],
+        };
+        for ((name, truth), lie) in names.into_iter().zip(truth).zip(lie) {
+            let [certificate, role, provider] = std::mem::take(&mut head);
+            table.row([certificate, role, provider, name.into(), truth, lie]);
+        }
+    }
+    table.write(out, look)?;
+    Ok(())
+}
+
 fn rows(scene: &Scene, planned: &pb::PlannedItem, item: &pb::CollectItem, table: &mut Table) -> Result<(), Failure> {
     let pb::PlannedItem { certificate_type, subject_role, provider, .. } = planned.clone();
     let mut head: [Cell; 3] = [certificate_type.into(), subject_role.into(), provider.into()];
@@ -230,7 +279,7 @@ fn row(scene: &Scene, planned: &pb::PlannedItem, item: &pb::CollectItem, table: 
 fn honest(refusal: &Refusal) -> String {
     let more = match refusal.reason.as_str() {
         "PROVIDER_NOT_CONNECTED" => "no source yet",
-        "VERIFY_ONLY" => "Verify is not built yet",
+        "VERIFY_ONLY" => "to be compared, see below",
         "SUBJECT_NOT_GIVEN" => "nobody in this role",
         "GRANT_EXPIRED" => "to be renewed",
         _ => refusal.message.as_str(),

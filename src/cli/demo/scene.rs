@@ -1,5 +1,6 @@
 //! Sets the scene: PKI, department sources, gateway, platform; and strikes it in order.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,17 +16,25 @@ use super::registry::Registry;
 use super::source::{self, RecordSource};
 use super::{SEED, cast};
 use crate::app::{App, Ended, StartError};
+use crate::audit::AuditConfig;
 use crate::catalog::{Catalog, Matter};
 use crate::certs::Store;
 use crate::cli::case::Case;
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
+use crate::cli::policy::{key, providers, sign_grants, sign_manifest};
 use crate::cli::table::{Look, Progress, Tone};
 use crate::cli::{Exit, Failure, audit_keys};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connectors::SourceConfig;
+use crate::policy::{PolicyConfig, PolicyMode};
 use crate::telemetry;
+use crate::witness::{self, Witness, WitnessFile};
+
+/// Within the run's folder: the signed bundle, and the gateway's generations.
+const POLICY: &str = "policy";
+const STORE: &str = "policy-store";
 
 /// Everything that runs, and what is needed to talk to it.
 pub(super) struct Scene {
@@ -47,6 +56,9 @@ pub(super) struct Scene {
     pub(super) log: PathBuf,
     /// The auditor's private key.
     pub(super) auditor_key: PathBuf,
+    /// Whom a verifier of the log believes.
+    pub(super) policy: PathBuf,
+    witness: String,
     address: String,
     observe: String,
     sources: Vec<(String, String)>,
@@ -91,15 +103,26 @@ impl Scene {
         let registry = start_registry(pki_dir, &cases, &stop).await?;
         registries.for_each(|config| config.address.clone_from(&registry));
 
+        progress.show(out, "signatures of every department …")?;
+        config.policy = sign(&config.policy, pki_dir, dir)?;
+
         progress.show(out, "the gateway …")?;
         config.server.listen.set_port(0);
         config.server.observe.set_port(0);
         config.audit.dir = dir.join("log");
+        if let Some(serve) = &mut config.audit.serve {
+            serve.listen.set_port(0);
+        }
+        let witness = start_witness(config_file, pki_dir, dir, &clock, &stop).await?;
+        for configured in &mut config.audit.witnesses {
+            configured.url.clone_from(&witness);
+        }
         own_trust(&mut config, dir)?;
         if let Some(admin) = &mut config.admin {
             admin.socket = dir.join("admin.sock");
         }
         let (log, trust_domain) = (config.audit.dir.clone(), config.trust_domain.clone());
+        let policy = write_policy(&config.audit, dir)?;
         let app = App::build(config, clock.clone()).await?;
         let (address, observe) = (format!("https://{}", app.address()?), format!("http://{}", app.observe_address()?));
         let catalog = app.gateway().policy.load().catalog().clone();
@@ -141,6 +164,8 @@ impl Scene {
             dir: dir.to_owned(),
             log,
             auditor_key,
+            policy,
+            witness,
             address,
             observe,
             sources,
@@ -162,7 +187,8 @@ impl Scene {
             writeln!(out, "  source     {source}: {types}")?;
         }
         writeln!(out, "  registers  {}: cases, consents", self.registry)?;
-        writeln!(out, "  log        {}", self.log.display())?;
+        writeln!(out, "  policy     {}: each grant file signed by its provider", self.dir.join(POLICY).display())?;
+        writeln!(out, "  log        {}, cosigned by the witness {}", self.log.display(), self.witness)?;
         writeln!(out, "  people     {families} families, {businesses} businesses, none of them real")
     }
 
@@ -184,6 +210,7 @@ impl Scene {
             writeln!(out, "  {run} demo --keep, --matter CODE, or --all for every matter")?;
         }
         writeln!(out, "  {run} audit search --log {log} --key {key} --outcome DENIED")?;
+        writeln!(out, "  {run} audit verify --log {log} --policy {}", self.policy.display())?;
         if kept {
             writeln!(out, "{}", look.paint(Tone::Heading, "Everything stays until Ctrl-C."))?;
         }
@@ -234,18 +261,101 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A copy of the bundle that is signed as a county would: each provider its grants, the competent department all else.
+fn sign(policy: &PolicyConfig, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
+    let (copy, keys) = (dir.join(POLICY), pki.join("policy"));
+    if !keys.is_dir() {
+        let what = format!("{} has no policy keys: `oncegate pki init --force` makes all keys anew", pki.display());
+        return Err(Failure::new(Exit::Config, what));
+    }
+    copy_tree(&policy.bundle, &copy)?;
+    copy_tree(&keys.join("keys"), &copy.join("keys"))?;
+    for provider in providers(&copy)? {
+        sign_grants(&copy, &provider, &key(&keys.join(format!("{provider}.key")))?)?;
+    }
+    sign_manifest(&copy, &key(&keys.join("authority.key"))?)?;
+    Ok(PolicyConfig {
+        bundle: copy,
+        store: dir.join(STORE),
+        mode: PolicyMode::Signed,
+        authority: Some(keys.join("authority.jwks.json")),
+        approvers: Some(keys.join("approvers.jwks.json")),
+        pseudonym_key: policy.pseudonym_key.clone(),
+    })
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copy_tree(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
 /// Throws an earlier run's files away, unless that run is still going on.
 async fn clear(dir: &Path) -> Result<(), Failure> {
     if tokio::net::UnixStream::connect(dir.join("admin.sock")).await.is_ok() {
         let what = format!("a demo is running in {}; stop it or use --dir", dir.display());
         return Err(Failure::new(Exit::Failed, what));
     }
-    for old in [dir.join("log"), dir.join("trust")] {
-        if old.exists() {
-            std::fs::remove_dir_all(&old)?;
+    for name in ["log", "trust", POLICY, STORE] {
+        let path = dir.join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
         }
     }
     Ok(std::fs::create_dir_all(dir)?)
+}
+
+/// The witness of the deployment on a free port, with an empty memory: an earlier demo's log is no past of this one's.
+async fn start_witness(
+    deployment: &Path,
+    pki: &Path,
+    dir: &Path,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Result<String, Failure> {
+    let file = deployment.parent().unwrap_or(Path::new(".")).join("witness.toml");
+    let mut config = WitnessFile::load(&file).map_err(|error| Failure::new(Exit::Config, error))?;
+    config.listen.set_port(0);
+    config.state = dir.join("witness");
+    config.key = pki.join("audit/witness.key");
+    if config.state.exists() {
+        std::fs::remove_dir_all(&config.state)?;
+    }
+    let witness = Arc::new(Witness::open(&config, false, clock.clone())?);
+    let (told, address) = tokio::sync::oneshot::channel();
+    let (clock, stop) = (clock.clone(), stop.clone());
+    tokio::spawn(async move {
+        let bound = move |address| {
+            let _ = told.send(address);
+        };
+        if let Err(error) = witness::serve(witness, &config, clock, bound, stop.cancelled_owned()).await {
+            tracing::error!(error, "the witness ended");
+        }
+    });
+    let address = address.await.map_err(|_| Failure::new(Exit::Failed, "the witness did not start"))?;
+    Ok(format!("https://{address}"))
+}
+
+/// A policy file for verifiers: the log's key, and the witness, which must have cosigned.
+fn write_policy(audit: &AuditConfig, dir: &Path) -> Result<PathBuf, Failure> {
+    let mut policy = String::new();
+    for key in audit.load_signing_keys()? {
+        writeln!(policy, "log {}", key.verifier())?;
+    }
+    for key in audit.load_witnesses()? {
+        writeln!(policy, "witness overseer {key}\nquorum overseer")?;
+    }
+    let file = dir.join("policy.txt");
+    std::fs::write(&file, policy)?;
+    Ok(file)
 }
 
 /// One department's source on a free port, under its department's certificate. Tells its address.

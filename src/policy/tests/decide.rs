@@ -10,7 +10,7 @@ use time::macros::date;
 
 use super::super::decide::{Ask, Table};
 use super::super::grant::{Deny, Grant};
-use super::super::{FactSet, Given, Mask, Mode, Permit, Policy, Truths, WithheldReason, is_under_14};
+use super::super::{FactSet, Given, Mask, Mode, Permit, Policy, Truths, WithheldReason, has_completed};
 use super::{certificate_type, department, entry, file, forms, known, load, text};
 use crate::catalog::{CertificateType, Fields};
 use crate::identity::Basis;
@@ -211,10 +211,10 @@ fn a_type_of_another_catalog_gets_nothing() {
 
 #[test]
 fn childhood_ends_the_day_after_the_fourteenth_birthday() {
-    assert!(is_under_14(date!(2012 - 06 - 01), date!(2026 - 06 - 01)));
-    assert!(!is_under_14(date!(2012 - 06 - 01), date!(2026 - 06 - 02)));
-    assert!(is_under_14(date!(2012 - 02 - 29), date!(2026 - 03 - 01)));
-    assert!(!is_under_14(date!(2012 - 02 - 29), date!(2026 - 03 - 02)));
+    assert!(!has_completed(date!(2012 - 06 - 01), 14, date!(2026 - 06 - 01)));
+    assert!(has_completed(date!(2012 - 06 - 01), 14, date!(2026 - 06 - 02)));
+    assert!(!has_completed(date!(2012 - 02 - 29), 14, date!(2026 - 03 - 01)));
+    assert!(has_completed(date!(2012 - 02 - 29), 14, date!(2026 - 03 - 02)));
 }
 
 #[test]

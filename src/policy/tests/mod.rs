@@ -2,11 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
 mod answer;
+mod cases;
+mod compare;
+mod conditions;
 mod decide;
 mod deploy;
+mod diff;
 mod load;
 mod noleak;
 mod project;
+mod signed;
+mod store;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -22,7 +28,7 @@ use super::settle::Forms;
 use super::{FactSet, Given, Mask, Mode, Policy, PolicyHash, ProjectError, Projected, Truths};
 use crate::catalog::{
     Catalog, CertificateType, Child, ConsumerKind, Department, Faults, Fields, Leaf, LookupKey, LookupSet, Matter,
-    Node, SharingClass, ValueKind, Wire,
+    Node, Predicate, Scalar, SharingClass, ValueKind, Wire,
 };
 use crate::identity::Basis;
 use crate::ids::DepartmentCode;
@@ -86,6 +92,7 @@ pub(super) fn certificate_type(code: &str, provider: &str, fields: &[FieldSpec])
         freshness: Duration::from_mins(1),
         subject_minor: false,
         leaves,
+        predicates: Vec::new(),
         root,
         never: Fields::EMPTY,
         verify_only: Fields::EMPTY,
@@ -109,7 +116,11 @@ fn node(fields: &[FieldSpec], prefix: &str, numbers: &[u32], leaves: &mut Vec<Le
                     sensitivity: 3,
                     kind: *kind,
                     wire: *wire,
-                    boolean: false,
+                    scalar: match wire {
+                        Wire::String => Scalar::Text,
+                        Wire::Varint => Scalar::Integer,
+                        _ => Scalar::Opaque,
+                    },
                     mask: mask.map(Into::into),
                 });
                 Child::Leaf { leaf: leaves.len() - 1, wire: *wire, repeated: field.repeated }
@@ -156,8 +167,39 @@ fn made_up() -> Known {
     ];
     let mut birth = certificate_type("birth", "WJ", &birth);
     birth.never = Fields::one(birth.leaf("birth_weight_g").unwrap());
-    birth.verify_only = Fields::one(birth.leaf("blood_group").unwrap());
+    let status = Fields::one(birth.leaf("status").unwrap());
+    birth.predicates.push(Predicate {
+        name: "on_record".into(),
+        number: 1,
+        label_zh: String::new(),
+        label_en: String::new(),
+        inputs: status,
+        flags: status,
+        state: None,
+        from: None,
+        until: None,
+        open_ended: false,
+        born: None,
+    });
+    let compared = ["blood_group", "on_record"].map(|name| birth.comparable(name).unwrap());
+    birth.verify_only = compared.into_iter().collect();
     birth.sensitive = Fields::one(birth.leaf("mother.id_no").unwrap());
+    let person = [
+        leaf(1, "id_no", ValueKind::IdNumber, Some("id_number")),
+        leaf(2, "birth_date", ValueKind::Date, Some("birth_date")),
+        leaf(3, "division_code", ValueKind::Division, None),
+        leaf(4, "address", ValueKind::Address, Some("address")),
+        leaf(5, "spouse_id_no", ValueKind::IdNumber, Some("id_number")),
+    ];
+    let mut person = certificate_type("person", "WJ", &person);
+    let key = |name: &str, role: &str, matches: &[&str]| LookupKey {
+        name: name.into(),
+        role: role.into(),
+        matches: matches.iter().map(|path| person.leaf(path).unwrap()).collect(),
+        ..person.lookup_sets[0].keys[0].clone()
+    };
+    let keys = vec![key("id_no", "subject", &["id_no", "birth_date"]), key("spouse", "spouse", &["spouse_id_no"])];
+    person.lookup_sets = vec![LookupSet { keys }];
     let mut tax = certificate_type("tax", "SW", &[text(1, "tax_no")]);
     tax.sharing = SharingClass::None;
 
@@ -184,7 +226,7 @@ fn made_up() -> Known {
     ];
     Known {
         vocabulary: Arc::default(),
-        types: [birth, tax].into_iter().map(|ty| (ty.code.clone(), Arc::new(ty))).collect(),
+        types: [birth, person, tax].into_iter().map(|ty| (ty.code.clone(), Arc::new(ty))).collect(),
         matters: BTreeMap::from([
             ("newborn".into(), Arc::new(matter(&["户口登记条例 第七条", "母婴保健法 第二十三条"]))),
             ("bare".into(), Arc::new(Matter { code: "bare".into(), ..matter(&[]) })),
@@ -244,8 +286,18 @@ pub(super) fn project(permit: &super::Permit, record: &[u8]) -> Result<Projected
     super::project(&super::settle(permit, record)?)
 }
 
-/// A permit for exactly these fields of a type.
+/// A permit to read exactly these fields of a type.
 pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mask, Fields)]) -> super::Permit {
+    permit_to(Mode::Query, ty, released, masked)
+}
+
+/// A permit to read or compare these fields of a type, and in comparing what is concluded from them.
+pub(super) fn permit_to(
+    mode: Mode,
+    ty: &Arc<CertificateType>,
+    released: Fields,
+    masked: &[(Mask, Fields)],
+) -> super::Permit {
     let all_masked = masked.iter().fold(Fields::EMPTY, |all, (_, fields)| all | *fields);
     let grant = super::Grant {
         id: "g".into(),
@@ -254,7 +306,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
         matter: "newborn".into(),
         certificate_type: ty.code.clone(),
         roles: vec!["child".into()],
-        mode: Mode::Query,
+        mode,
         fields: released | all_masked,
         masks: masked.to_vec(),
         when: FactSet::EMPTY,
@@ -267,7 +319,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
         provider_consent: String::new(),
     };
     let table = Table::new(&[Arc::new(grant)], &[], Arc::default(), |_| Some(Arc::clone(ty)));
-    let want = (0..ty.leaves.len()).collect();
+    let want = ty.all();
     let consumer = department("GA");
     table.decide(
         &Ask {
@@ -280,7 +332,7 @@ pub(super) fn permit(ty: &Arc<CertificateType>, released: Fields, masked: &[(Mas
             basis: Basis::Consent,
             reference: "c",
             minor: false,
-            mode: Mode::Query,
+            mode,
             today: date!(2026 - 06 - 01),
             given: &Given::default(),
         },
