@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::api::{self, Admin, AdminConfig, Guard, Problems};
+use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
 use crate::audit::{AuditConfig, Entry, Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
@@ -25,7 +26,7 @@ use crate::ids::DepartmentCode;
 use crate::limits::Limits;
 use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
-use crate::policy::Policy;
+use crate::policy::{Policy, Record, Rules, Store, StoreError};
 use crate::telemetry::{self, Metrics, TrustState};
 use crate::watched;
 use crate::witness::{self, LogService, Proofs};
@@ -42,6 +43,9 @@ pub enum StartError {
     /// The access log can't be continued.
     #[error("access log: {0}")]
     Log(#[from] OpenError),
+    /// The policy's generations can't be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The access log can't be served, or handed to its witnesses.
     #[error("access log: {0}")]
     Proofs(String),
@@ -83,22 +87,28 @@ pub struct Loaded {
     pub connectors: Connectors,
     /// The platform's registers, not yet connected.
     pub registries: Registries,
+    rules: Rules,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
 }
 
 impl Loaded {
-    /// Reads everything. Must be called within a runtime, which sources' channels belong to.
+    /// Reads everything, the policy from the configured bundle. Must be called within a runtime, which sources' channels
+    /// belong to.
     ///
     /// # Errors
     /// All faults of all files at once.
     pub fn load(config: &Config, clock: &Clock) -> Result<Self, Faults> {
+        Self::with_policy(config, &config.policy.bundle, clock)
+    }
+
+    /// The same with the policy of a folder.
+    fn with_policy(config: &Config, bundle: &Path, clock: &Clock) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let limits = Arc::new(Limits::new(&config.limits));
 
         let trust = gather(&mut faults, Opened::open(&config.trust, &config.trust_domain, clock));
-        let catalog = Catalog::read(&config.policy.bundle, &mut faults);
         config.hardening.check(&config.file, &mut faults);
         config.calls.check(&config.file, &mut faults);
         if let Err(error) = config.telemetry.check() {
@@ -107,6 +117,11 @@ impl Loaded {
         if let Err(error) = config.audit.check().and_then(|()| config.audit.load_keys()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
+        let rules = gather(&mut faults, Rules::load(&config.policy, &config.file));
+        let policy = rules.as_ref().and_then(|rules| gather(&mut faults, rules.open(bundle, None, None)));
+        let catalog = policy.as_ref().map(|policy| policy.catalog().clone());
+        // What names departments and types can be checked if the catalog is sound, though grants may not be.
+        let catalog = catalog.or_else(|| Catalog::read(bundle, &mut Faults::default()).map(Arc::new));
         let loaded = catalog.map(|catalog| {
             let registered = |code: &DepartmentCode| catalog.department(code).is_some();
             for code in config.limits.providers.keys().filter(|code| !registered(code)) {
@@ -131,18 +146,19 @@ impl Loaded {
                 metrics.clone(),
             );
             let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
-            let connectors = gather(&mut faults, connectors);
-            let policy = gather(&mut faults, Policy::load(&config.policy.bundle, Arc::new(catalog)));
-            (tokens, policy, connectors)
+            (tokens, gather(&mut faults, connectors))
         });
         let registries = gather(&mut faults, Registries::new(&config.registries, metrics.clone()));
-        if let Some((_, Some(policy), _)) = &loaded {
-            unserved(policy, config, &mut faults);
-        }
-        match (trust, loaded, registries, faults.0.is_empty()) {
-            (Some(trust), Some((Some(tokens), Some(policy), Some(connectors))), Some(registries), true) => {
-                Ok(Self { trust, tokens, policy, connectors, registries, limits, metrics })
-            }
+        faults.0.extend(policy.iter().flat_map(|policy| unserved(policy, config).0));
+        match (trust, loaded, registries, policy, rules, faults.0.is_empty()) {
+            (
+                Some(trust),
+                Some((Some(tokens), Some(connectors))),
+                Some(registries),
+                Some(policy),
+                Some(rules),
+                true,
+            ) => Ok(Self { trust, tokens, policy, connectors, registries, rules, limits, metrics }),
             _ => Err(faults),
         }
     }
@@ -162,6 +178,7 @@ pub struct App {
     audit: AuditConfig,
     proofs: Proofs,
     admin: Option<AdminConfig>,
+    desk: Arc<PolicyDesk>,
     started_at: Timestamp,
 }
 
@@ -172,7 +189,18 @@ impl App {
     /// See [`StartError`]; faults of the configuration come all at once. The log is opened last, so a gateway that can't
     /// start leaves no entry.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let Loaded { trust, tokens, policy, connectors, registries, limits, metrics } = Loaded::load(&config, &clock)?;
+        let store = Store::open(&config.policy.store)?;
+        let (bundle, newest) = (&config.policy.bundle, store.newest()?.map(|newest| newest.record));
+        let current = store.current()?;
+        let serving = match &current {
+            Some(current) => current.dir.clone(),
+            None => store.stage(bundle)?,
+        };
+        let loaded = Loaded::with_policy(&config, &serving, &clock).map_err(|faults| match &current {
+            Some(_) => faults,
+            None => faults.moved(&serving, bundle),
+        })?;
+        let Loaded { trust, tokens, policy, connectors, registries, rules, limits, metrics } = loaded;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
         let log = match &config.audit.serve {
@@ -182,6 +210,14 @@ impl App {
         let held = witness::held(&config.audit, &clock).await;
         let gateway_id = trust.generation.server_id().to_string();
         let start = StartInfo { gateway: gateway_id, policy: *policy.hash().as_bytes(), held };
+        let number = match current {
+            Some(current) if current.record.hash == policy.hash().to_string() => current.number,
+            Some(current) => return Err(altered(&current.dir, &policy).into()),
+            None => {
+                store.prepare(&Record::new(&policy, clock.now(), "start".to_owned(), newest.as_ref()))?;
+                store.commit()?
+            }
+        };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
         let proofs = Proofs::open(&config.audit.dir).map_err(|error| StartError::Proofs(error.to_string()))?;
         let readers = config.audit.serve.iter().flat_map(|serve| serve.readers.clone());
@@ -189,7 +225,7 @@ impl App {
         let log = log.map(|listener| (listener, service));
 
         let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
-        let (domain, issuers) = (&config.trust_domain, config.identity);
+        let (domain, issuers) = (&config.trust_domain, config.identity.clone());
         let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
         let gateway = Arc::new(Gateway {
             tokens,
@@ -202,11 +238,14 @@ impl App {
             metrics,
         });
         let started_at = clock.now();
-        let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, config.hardening, clock))?;
+        let hardening = config.hardening.clone();
+        let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, hardening, clock))?;
         let (health, health_service) = tonic_health::server::health_reporter();
-        let services = api::services(gateway.clone(), config.calls, health_service)?;
-        let (admin, audit) = (config.admin, config.audit);
-        Ok(Self { gateway, keeper, services, health, listener, observe, log, audit, proofs, admin, started_at })
+        let services = api::services(gateway.clone(), config.calls.clone(), health_service)?;
+        let (admin, audit) = (config.admin.clone(), config.audit.clone());
+        let fits = Fits(Arc::new(move |policy| unfit(policy, &config)));
+        let desk = Arc::new(PolicyDesk::new(gateway.clone(), store, rules, fits, number));
+        Ok(Self { gateway, keeper, services, health, listener, observe, log, audit, proofs, admin, desk, started_at })
     }
 
     /// Where the access log is served, if it is.
@@ -252,6 +291,7 @@ impl App {
                 keeper: self.keeper.clone(),
                 started_at: self.started_at,
                 problems: problems.clone(),
+                desk: self.desk.clone(),
             };
             api::serve_admin(config, admin, ended.clone()).await.map_err(|error| StartError::Listen { what, error })?;
         }
@@ -305,7 +345,8 @@ impl App {
 }
 
 /// A condition that no configured registry can answer would hold for nobody: better said at the start than found out.
-fn unserved(policy: &Policy, config: &Config, faults: &mut Faults) {
+fn unserved(policy: &Policy, config: &Config) -> Faults {
+    let mut faults = Faults::default();
     let needs = policy.needs_of_all();
     for (name, needed, configured) in [
         ("case", needs.case, config.registries.case.is_some()),
@@ -316,6 +357,29 @@ fn unserved(policy: &Policy, config: &Config, faults: &mut Faults) {
             faults.of(&config.file, message);
         }
     }
+    faults
+}
+
+/// What of a policy a gateway that runs can't serve, nor would start with: its configuration stays as it is.
+fn unfit(policy: &Policy, config: &Config) -> Faults {
+    let mut faults = unserved(policy, config);
+    let catalog = policy.catalog();
+    for source in &config.sources {
+        for what in source.misfits(catalog) {
+            faults.of(&config.file, format!("source {}: {what}", source.name));
+        }
+    }
+    for what in config.identity.unregistered(|code| catalog.department(code).is_some()) {
+        faults.of(&config.file, format!("[identity] {what}"));
+    }
+    faults
+}
+
+/// A generation is immutable: one that is not what its record says was written by somebody else.
+fn altered(dir: &Path, policy: &Policy) -> Faults {
+    let mut faults = Faults::default();
+    faults.of(dir, format!("was altered: its hash is {}, not that of its generation.toml", policy.hash()));
+    faults
 }
 
 fn gather<T>(faults: &mut Faults, result: Result<T, Faults>) -> Option<T> {
@@ -362,8 +426,8 @@ async fn follow_keys(gateway: Arc<Gateway>) {
             Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
             Err(_) => tracing::error!("following the token keys failed"),
         }
-        gateway.connectors.follow().await;
-        for rotation in gateway.connectors.rotations().into_iter().chain([gateway.tokens.rotation()]) {
+        tokio::join!(gateway.connectors.follow(), gateway.registries.follow());
+        for rotation in api::trust::rotations(&gateway) {
             gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
         }
     }

@@ -16,12 +16,15 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::convert;
+use super::policy::PolicyAdmin;
+use super::policy_desk::PolicyDesk;
 use super::trust::{self, Trust};
 use crate::certs::Keeper;
 use crate::clock::Timestamp;
 use crate::lookup::Gateway;
 use crate::pb::admin as pb;
 use crate::pb::admin::admin_service_server::{AdminService, AdminServiceServer};
+use crate::pb::admin::policy_service_server::PolicyServiceServer;
 use crate::pb::admin::trust_service_server::TrustServiceServer;
 
 /// The admin socket.
@@ -101,6 +104,8 @@ pub struct Admin {
     pub started_at: Timestamp,
     /// What keeps the gateway from being ready.
     pub problems: Problems,
+    /// Policy generations.
+    pub desk: Arc<PolicyDesk>,
 }
 
 /// Tells what keeps the gateway from being ready; an empty list if nothing does.
@@ -147,6 +152,8 @@ impl AdminService for Admin {
                 grants: u32::try_from(policy.grants().count()).unwrap_or(u32::MAX),
                 certificate_types: u32::try_from(policy.catalog().certificate_types().count()).unwrap_or(u32::MAX),
                 matters: u32::try_from(policy.catalog().matters().count()).unwrap_or(u32::MAX),
+                generation: self.desk.serving(),
+                warnings: self.desk.warnings(),
             }),
             log: Some(pb::LogStatus {
                 origin: log.origin.to_string(),
@@ -178,8 +185,9 @@ pub async fn serve(config: AdminConfig, admin: Admin, stop: CancellationToken) -
     std::fs::set_permissions(&config.socket, std::fs::Permissions::from_mode(0o660))?;
     let trust = Trust { gateway: admin.gateway.clone(), keeper: admin.keeper.clone(), started_at: admin.started_at };
     let trust = TrustServiceServer::new(trust).max_decoding_message_size(trust::MAX_REQUEST_BYTES);
+    let policy = PolicyServiceServer::new(PolicyAdmin(admin.desk.clone())).max_decoding_message_size(64 * 1024);
     let routes = Routes::new(AdminServiceServer::new(admin).max_decoding_message_size(64 * 1024));
-    let routes = routes.add_service(trust).prepare();
+    let routes = routes.add_service(trust).add_service(policy).prepare();
     let roles = Arc::new(config.roles);
     let socket = config.socket.clone();
     tokio::spawn(async move {

@@ -4,8 +4,11 @@
 mod admin;
 mod catalog;
 mod convert;
+mod explain;
 pub mod guard;
 mod lookup;
+mod policy;
+mod policy_desk;
 mod reflection;
 pub mod rpcs;
 mod single;
@@ -20,6 +23,7 @@ use tonic_reflection::pb::v1::server_reflection_server::ServerReflectionServer;
 
 pub use admin::{Admin, AdminConfig, Operator, Problems, Role, RoleConfig, serve as serve_admin};
 pub use guard::{CallConfig, Guard};
+pub use policy_desk::{Fits, PolicyDesk};
 pub use trust::record_followed;
 
 use reflection::Reflection;

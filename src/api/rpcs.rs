@@ -41,6 +41,7 @@ pub const RPCS: &[Rpc] = &[
     row("/oncegate.gateway.v1.LookupService/Lookup", Needs::Token, true, Audit::Every),
     row("/oncegate.gateway.v1.LookupService/Verify", Needs::Token, true, Audit::Every),
     row("/oncegate.gateway.v1.LookupService/Collect", Needs::Token, true, Audit::Every),
+    row("/oncegate.gateway.v1.LookupService/Explain", Needs::Token, true, Audit::Every),
     row("/oncegate.gateway.v1.CatalogService/ListCertificateTypes", Needs::Certificate, true, Audit::Refusals),
     row("/oncegate.gateway.v1.CatalogService/GetCertificateType", Needs::Certificate, true, Audit::Refusals),
     row("/oncegate.gateway.v1.CatalogService/ListMatters", Needs::Certificate, true, Audit::Refusals),
@@ -51,6 +52,9 @@ pub const RPCS: &[Rpc] = &[
     row("/oncegate.admin.v1.AdminService/GetStatus", Needs::Operator, false, Audit::Exempt),
     row("/oncegate.admin.v1.TrustService/GetTrust", Needs::Operator, false, Audit::Exempt),
     row("/oncegate.admin.v1.TrustService/ChangeTrust", Needs::Operator, false, Audit::Every),
+    row("/oncegate.admin.v1.PolicyService/GetPolicy", Needs::Operator, false, Audit::Exempt),
+    row("/oncegate.admin.v1.PolicyService/ActivatePolicy", Needs::Operator, false, Audit::Every),
+    row("/oncegate.admin.v1.PolicyService/RollBackPolicy", Needs::Operator, false, Audit::Every),
 ];
 
 const fn row(path: &'static str, needs: Needs, limited: bool, audit: Audit) -> Rpc {

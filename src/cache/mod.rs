@@ -2,6 +2,7 @@
 //! decided anew on each hit.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use moka::Expiry;
 use serde::Deserialize;
 
-use crate::catalog::{Fields, Subject};
+use crate::catalog::{CertificateType, Fields, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::ids::{DepartmentCode, RequestId};
 
@@ -76,34 +77,55 @@ impl fmt::Debug for AnswerCache {
 }
 
 /// What was asked: for whom, in which matter, of which type, by which keys. Two consumers never share an answer.
-#[derive(Clone, PartialEq, Eq, Hash)]
+///
+/// The type is that of one catalog: field indexes mean the same only within it, so what was fetched under another catalog
+/// is never found. An entry keeps its type alive, so no other can take its place in memory.
+#[derive(Clone)]
 pub struct Key {
     consumer: DepartmentCode,
     matter: Arc<str>,
-    certificate_type: Arc<str>,
+    certificate_type: Arc<CertificateType>,
     set: usize,
     values: Box<[Box<str>]>,
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.consumer == other.consumer
+            && self.matter == other.matter
+            && Arc::ptr_eq(&self.certificate_type, &other.certificate_type)
+            && self.set == other.set
+            && self.values == other.values
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.consumer, &self.matter, Arc::as_ptr(&self.certificate_type), self.set, &self.values).hash(state);
+    }
 }
 
 impl Key {
     /// The key of a subject's look-up.
     pub fn of(consumer: &DepartmentCode, matter: &str, subject: &Subject) -> Self {
         let values = subject.keys().iter().map(|key| key.value.as_str());
-        Self::new(consumer, matter, &subject.certificate_type().code, subject.set(), values)
+        Self::new(consumer, matter, subject.certificate_type(), subject.set(), values)
     }
 
     /// From its parts; `values` in the order of lookup set number `set`.
     pub fn new<'a>(
         consumer: &DepartmentCode,
         matter: &str,
-        certificate_type: &str,
+        certificate_type: &Arc<CertificateType>,
         set: usize,
         values: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         Self {
             consumer: consumer.clone(),
             matter: matter.into(),
-            certificate_type: certificate_type.into(),
+            certificate_type: certificate_type.clone(),
             set,
             values: values.into_iter().map(Box::from).collect(),
         }
@@ -111,7 +133,7 @@ impl Key {
 
     fn bytes(&self) -> usize {
         let values: usize = self.values.iter().map(|value| value.len() + size_of::<Box<str>>()).sum();
-        ENTRY_OVERHEAD + self.matter.len() + self.certificate_type.len() + values
+        ENTRY_OVERHEAD + self.matter.len() + values
     }
 }
 
@@ -121,7 +143,7 @@ impl fmt::Debug for Key {
         f.debug_struct("Key")
             .field("consumer", &self.consumer)
             .field("matter", &self.matter)
-            .field("certificate_type", &self.certificate_type)
+            .field("certificate_type", &self.certificate_type.code)
             .field("set", &self.set)
             .finish_non_exhaustive()
     }
@@ -182,7 +204,10 @@ type StdInstant = std::time::Instant;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+    use crate::catalog::Catalog;
 
     const START: Timestamp = Timestamp::from_secs(1_800_000_000);
     const MINUTE: Duration = Duration::from_mins(1);
@@ -192,8 +217,19 @@ mod tests {
         (AnswerCache::new(&CacheConfig { max_bytes }, clock.clone()), clock)
     }
 
+    /// The catalog of every test.
+    static CATALOG: LazyLock<Catalog> = LazyLock::new(catalog);
+
+    fn catalog() -> Catalog {
+        Catalog::load("deploy/heshan/policy".as_ref()).unwrap()
+    }
+
+    fn kind(code: &str) -> &'static Arc<CertificateType> {
+        CATALOG.certificate_type(code).unwrap()
+    }
+
     fn key(consumer: &str, matter: &str, values: &[&str]) -> Key {
-        Key::new(&consumer.parse().unwrap(), matter, "birth_medical_certificate", 0, values.iter().copied())
+        Key::new(&consumer.parse().unwrap(), matter, kind("birth_medical_certificate"), 0, values.iter().copied())
     }
 
     fn answer(record: &'static [u8], fields: impl IntoIterator<Item = usize>) -> CachedAnswer {
@@ -226,8 +262,12 @@ mod tests {
     fn every_part_of_the_key_counts() {
         let (cache, _) = empty(1 << 20);
         cache.put(key("GA", "birth", &["a", "bc"]), &answer(b"record", [1]), MINUTE);
-        let set = Key::new(&"GA".parse().unwrap(), "birth", "birth_medical_certificate", 1, ["a", "bc"]);
-        let ty = Key::new(&"GA".parse().unwrap(), "birth", "marriage_certificate", 0, ["a", "bc"]);
+        let set = Key::new(&"GA".parse().unwrap(), "birth", kind("birth_medical_certificate"), 1, ["a", "bc"]);
+        let ty = Key::new(&"GA".parse().unwrap(), "birth", kind("marriage_record"), 0, ["a", "bc"]);
+        // The same bundle loaded again is another catalog: its types may number their fields otherwise.
+        let again = catalog();
+        let again = again.certificate_type("birth_medical_certificate").unwrap();
+        let again = Key::new(&"GA".parse().unwrap(), "birth", again, 0, ["a", "bc"]);
         for other in [
             key("WJ", "birth", &["a", "bc"]),
             key("GA", "school", &["a", "bc"]),
@@ -236,6 +276,7 @@ mod tests {
             key("GA", "birth", &["a"]),
             set,
             ty,
+            again,
         ] {
             assert!(cache.get(&other, Fields::EMPTY).is_none(), "{other:?}");
         }

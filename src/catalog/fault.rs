@@ -76,6 +76,17 @@ impl Faults {
         array.into_iter().filter_map(|entry| typed(entry).map_err(|error| self.toml(file, text, &error)).ok()).collect()
     }
 
+    /// The same faults, said of the files that were copied from `to`.
+    #[must_use]
+    pub fn moved(mut self, from: &Path, to: &Path) -> Self {
+        for fault in &mut self.0 {
+            if let Ok(within) = fault.file.strip_prefix(from) {
+                fault.file = to.join(within);
+            }
+        }
+        self
+    }
+
     /// `value` if there was no fault.
     pub fn or<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() { Ok(value) } else { Err(self) }

@@ -5,7 +5,7 @@
 
 use super::load::{Options, Reader};
 use super::subject::is_name;
-use super::types::{Fields, Leaf, MAX_LEAVES, Scalar, ValueKind};
+use super::types::{CertificateType, Fields, Leaf, MAX_LEAVES, Scalar, ValueKind};
 
 /// Predicates of one type.
 const MAX_PREDICATES: usize = 16;
@@ -14,7 +14,7 @@ const MAX_NUMBER: u32 = 99;
 const MAX_YEARS: u32 = 120;
 
 /// A conclusion that holds if every stated part holds (`oncegate.records.v1.Predicate`). Leaves are indexes in
-/// [`CertificateType::leaves`](super::CertificateType::leaves), none of them within a list.
+/// [`CertificateType::leaves`], none of them within a list.
 #[derive(Clone, Debug)]
 pub struct Predicate {
     /// Name in claims and grants.
@@ -39,6 +39,57 @@ pub struct Predicate {
     pub open_ended: bool,
     /// A date of birth, and the years completed since.
     pub born: Option<(usize, u16)>,
+}
+
+/// Leaves and predicates side by side.
+impl CertificateType {
+    /// How access records name a field: a leaf by the field numbers that lead to it, a predicate by 0 and its number.
+    pub fn numbers(&self, field: usize) -> Vec<u32> {
+        let predicate = || self.predicate(field).map(|predicate| vec![0, predicate.number]).unwrap_or_default();
+        self.leaves.get(field).map_or_else(predicate, |leaf| leaf.numbers.clone())
+    }
+
+    /// The predicate that stands at this place behind the leaves.
+    pub fn predicate(&self, field: usize) -> Option<&Predicate> {
+        self.predicates.get(field.checked_sub(self.leaves.len())?)
+    }
+
+    /// The leaves that a path names, as [`Self::expand`] does, or the predicate of this name.
+    pub fn named(&self, path: &str) -> Option<Fields> {
+        self.expand(path).or_else(|| self.comparable(path).map(Fields::one))
+    }
+
+    /// The one leaf of this path, or the predicate of this name.
+    pub fn comparable(&self, path: &str) -> Option<usize> {
+        let predicate = || self.predicates.iter().position(|predicate| predicate.name == path);
+        self.leaf(path).or_else(|| predicate().map(|index| self.leaves.len() + index))
+    }
+
+    /// Every leaf and every predicate.
+    pub fn all(&self) -> Fields {
+        (0..self.leaves.len() + self.predicates.len()).collect()
+    }
+
+    /// The leaves that `fields` come from: themselves, and what their predicates are drawn from.
+    pub fn sources(&self, fields: Fields) -> Fields {
+        let leaves: Fields = (0..self.leaves.len()).collect();
+        let drawn = fields.iter().filter_map(|field| self.predicate(field));
+        drawn.fold(fields & leaves, |all, predicate| all | predicate.inputs)
+    }
+
+    /// `fields` and every predicate that is drawn from one of them.
+    pub fn with_conclusions(&self, fields: Fields) -> Fields {
+        let leaves = self.leaves.len();
+        let drawn = self.predicates.iter().enumerate().filter(|(_, drawn)| drawn.inputs.intersects(fields));
+        fields | drawn.map(|(index, _)| leaves + index).collect()
+    }
+
+    /// `fields` and every predicate that is drawn from nothing else.
+    pub fn with_conclusions_within(&self, fields: Fields) -> Fields {
+        let leaves = self.leaves.len();
+        let drawn = self.predicates.iter().enumerate().filter(|(_, drawn)| fields.covers(drawn.inputs));
+        fields | drawn.map(|(index, _)| leaves + index).collect()
+    }
 }
 
 impl Reader<'_> {

@@ -272,54 +272,6 @@ impl CertificateType {
         let predicate = || self.predicate(field).map_or("", |predicate| &predicate.name);
         self.leaves.get(field).map_or_else(predicate, |leaf| &leaf.path)
     }
-
-    /// How access records name a field: a leaf by the field numbers that lead to it, a predicate by 0 and its number.
-    pub fn numbers(&self, field: usize) -> Vec<u32> {
-        let predicate = || self.predicate(field).map(|predicate| vec![0, predicate.number]).unwrap_or_default();
-        self.leaves.get(field).map_or_else(predicate, |leaf| leaf.numbers.clone())
-    }
-
-    /// The predicate that stands at this place behind the leaves.
-    pub fn predicate(&self, field: usize) -> Option<&Predicate> {
-        self.predicates.get(field.checked_sub(self.leaves.len())?)
-    }
-
-    /// The leaves that a path names, as [`Self::expand`] does, or the predicate of this name.
-    pub fn named(&self, path: &str) -> Option<Fields> {
-        self.expand(path).or_else(|| self.comparable(path).map(Fields::one))
-    }
-
-    /// The one leaf of this path, or the predicate of this name.
-    pub fn comparable(&self, path: &str) -> Option<usize> {
-        let predicate = || self.predicates.iter().position(|predicate| predicate.name == path);
-        self.leaf(path).or_else(|| predicate().map(|index| self.leaves.len() + index))
-    }
-
-    /// Every leaf and every predicate.
-    pub fn all(&self) -> Fields {
-        (0..self.leaves.len() + self.predicates.len()).collect()
-    }
-
-    /// The leaves that `fields` come from: themselves, and what their predicates are drawn from.
-    pub fn sources(&self, fields: Fields) -> Fields {
-        let leaves: Fields = (0..self.leaves.len()).collect();
-        let drawn = fields.iter().filter_map(|field| self.predicate(field));
-        drawn.fold(fields & leaves, |all, predicate| all | predicate.inputs)
-    }
-
-    /// `fields` and every predicate that is drawn from one of them.
-    pub fn with_conclusions(&self, fields: Fields) -> Fields {
-        let leaves = self.leaves.len();
-        let drawn = self.predicates.iter().enumerate().filter(|(_, drawn)| drawn.inputs.intersects(fields));
-        fields | drawn.map(|(index, _)| leaves + index).collect()
-    }
-
-    /// `fields` and every predicate that is drawn from nothing else.
-    pub fn with_conclusions_within(&self, fields: Fields) -> Fields {
-        let leaves = self.leaves.len();
-        let drawn = self.predicates.iter().enumerate().filter(|(_, drawn)| fields.covers(drawn.inputs));
-        fields | drawn.map(|(index, _)| leaves + index).collect()
-    }
 }
 
 /// Sharing class (Decree 809, art. 14).

@@ -51,7 +51,7 @@ pub(super) fn run(args: &CheckArgs, clock: &Clock, out: &mut dyn Write) -> Resul
     }
 }
 
-fn faults_json(faults: &Faults) -> Vec<serde_json::Value> {
+pub(super) fn faults_json(faults: &Faults) -> Vec<serde_json::Value> {
     let fault =
         |fault: &crate::catalog::Fault| json!({ "file": fault.file, "line": fault.line, "message": fault.message });
     faults.0.iter().map(fault).collect()

@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod pki;
+pub mod policy;
 pub mod render;
 pub mod serve;
 pub mod status;
@@ -118,6 +119,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Changes and watches the gateway's trust material.
     Trust(trust::TrustArgs),
+    /// Checks, explains, tests, compares, signs, approves and activates policy bundles.
+    Policy(policy::PolicyArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),
 }
@@ -182,5 +185,6 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
             Some(ended) => ended,
             None => Ok(pki::run(&args, &audit_keys, out).map(|()| Exit::Ok)?),
         },
+        Command::Policy(args) => policy::run(args, out).await,
     }
 }

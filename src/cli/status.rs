@@ -73,7 +73,10 @@ fn print(status: &GetStatusResponse, out: &mut dyn Write) -> std::io::Result<()>
         writeln!(out, "           {} connections", trust.connections)?;
     }
     if let Some(policy) = &status.policy {
-        writeln!(out, "policy     {}", policy.hash)?;
+        writeln!(out, "policy     generation {}, {}", policy.generation, policy.hash)?;
+        for warning in &policy.warnings {
+            writeln!(out, "           warning: {warning}")?;
+        }
         let (grants, types, matters) = (policy.grants, policy.certificate_types, policy.matters);
         writeln!(out, "           {grants} grants, {types} certificate types, {matters} matters")?;
     }

@@ -37,7 +37,7 @@ use crate::watched::Rotation;
 pub use registry::{Registries, RegistriesConfig, RegistryConfig};
 
 use flight::{FlightKey, Flights};
-use rotate::{Looked, Rotating};
+use rotate::Rotating;
 
 /// More records than this answer [`FetchError::Ambiguous`] and release nothing.
 pub const MAX_RECORDS: usize = 32;
@@ -109,6 +109,20 @@ impl SourceConfig {
         for path in [&mut self.ca, &mut self.certificate, &mut self.key] {
             *path = base.join(&*path);
         }
+    }
+
+    /// What of it does not fit a catalog: an unknown department, types that are unknown or another department's.
+    pub fn misfits(&self, catalog: &Catalog) -> Vec<String> {
+        let department = self.department.parse().ok().filter(|code| catalog.department(code).is_some());
+        let Some(department) = department else { return vec![format!("unknown department {}", self.department)] };
+        let misfit = |code: &String| match catalog.certificate_type(code) {
+            None => Some(format!("unknown certificate type {code}")),
+            Some(found) if found.provider != department => {
+                Some(format!("{code} is provided by {}, not by {department}", found.provider))
+            }
+            Some(_) => None,
+        };
+        self.certificate_types.iter().filter_map(misfit).collect()
     }
 }
 
@@ -209,6 +223,7 @@ struct Connected {
     department: DepartmentCode,
     timeout: Duration,
     source: ArcSwap<Box<dyn Source>>,
+    max_answer_bytes: usize,
     rotating: Rotating,
     last_answer_us: AtomicU64,
     failures: AtomicU32,
@@ -264,13 +279,8 @@ impl Connectors {
             if sources.iter().any(|other| other.name == config.name) {
                 faults.0.push(at("the name is used twice".into()));
             }
-            let department = match config.department.parse::<DepartmentCode>() {
-                Ok(code) if catalog.department(&code).is_some() => code,
-                _ => {
-                    faults.0.push(at(format!("unknown department {}", config.department)));
-                    continue;
-                }
-            };
+            faults.0.extend(config.misfits(catalog).into_iter().map(at));
+            let Ok(department) = config.department.parse::<DepartmentCode>() else { continue };
             faults.0.extend(config.out_of_bounds().map(at));
             if !crate::certs::upstream::is_address(&config.address) {
                 faults.0.push(at("address must be https://host:port".into()));
@@ -287,21 +297,15 @@ impl Connectors {
                 name: config.name.clone(),
                 department: department.clone(),
                 timeout: Duration::from_millis(config.timeout_ms),
-                source: ArcSwap::from_pointee(grpc_source(channel, config)),
-                rotating: Rotating::new(config, &clock),
+                source: ArcSwap::from_pointee(grpc_source(channel, config.max_answer_bytes)),
+                max_answer_bytes: config.max_answer_bytes,
+                rotating: Rotating::new(format!("source {}", config.name), upstream(config), &clock),
                 last_answer_us: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
             });
             for code in &config.certificate_types {
-                match catalog.certificate_type(code) {
-                    None => faults.0.push(at(format!("unknown certificate type {code}"))),
-                    Some(found) if found.provider != department => {
-                        faults.0.push(at(format!("{code} is provided by {}, not by {department}", found.provider)));
-                    }
-                    Some(_) if by_type.insert(code.clone(), connected.clone()).is_some() => {
-                        faults.0.push(at(format!("{code} has another source already")));
-                    }
-                    Some(_) => {}
+                if by_type.insert(code.clone(), connected.clone()).is_some() {
+                    faults.0.push(at(format!("{code} has another source already")));
                 }
             }
             sources.push(connected);
@@ -336,22 +340,10 @@ impl Connectors {
     }
 
     async fn follow_one(&self, source: &Connected) {
-        let name = &source.name;
-        match source.rotating.look(&self.0.clock).await {
-            Looked::Same => {}
-            Looked::Ready => match crate::certs::upstream::channel(&upstream(source.rotating.config())) {
-                Ok(channel) => {
-                    source.source.store(Arc::new(grpc_source(channel, source.rotating.config())));
-                    tracing::info!(source = name, "another identity or trust is used towards the source");
-                }
-                // They were in order a moment ago; the next look sees what became of them.
-                Err(faults) => tracing::error!(source = name, %faults, "rotation failed"),
-            },
-            Looked::Refused => {
-                let why = source.rotating.rotation().refused;
-                tracing::error!(source = name, why, "new identity or trust refused; the old one is used");
-            }
-        }
+        rotate::follow(&source.rotating, &self.0.clock, |channel| {
+            source.source.store(Arc::new(grpc_source(channel, source.max_answer_bytes)));
+        })
+        .await;
     }
 
     /// How the rotation of each source stands.
@@ -451,8 +443,8 @@ fn checked(query: &Query, records: Vec<SourceRecord>) -> Result<Vec<Bytes>, Fetc
     Ok(bytes)
 }
 
-fn grpc_source(channel: tonic::transport::Channel, config: &SourceConfig) -> Box<dyn Source> {
-    Box::new(grpc::GrpcSource::new(channel, config.max_answer_bytes))
+fn grpc_source(channel: tonic::transport::Channel, max_answer_bytes: usize) -> Box<dyn Source> {
+    Box::new(grpc::GrpcSource::new(channel, max_answer_bytes))
 }
 
 fn upstream(config: &SourceConfig) -> UpstreamConfig {

@@ -53,6 +53,18 @@ impl IdentityConfig {
             *key = base.join(&*key);
         }
     }
+
+    /// Whom issuers and platforms may speak for although nobody of that code is registered, in words.
+    pub fn unregistered(&self, departments: impl Fn(&DepartmentCode) -> bool) -> Vec<String> {
+        let issuers = self.issuers.iter().map(|issuer| (issuer.issuer.as_str(), &issuer.consumers));
+        let platforms = self.platforms.iter().map(|platform| (platform.id.as_str(), &platform.consumers));
+        let mut found = Vec::new();
+        for (whose, consumers) in issuers.chain(platforms) {
+            let unknown = consumers.iter().filter(|consumer| !departments(consumer));
+            found.extend(unknown.map(|consumer| format!("{whose}: no department {consumer} in the catalog")));
+        }
+        found
+    }
 }
 
 /// One issuer of tokens.

@@ -47,13 +47,10 @@ pub(super) fn load(file: &Path, issuer: &Arc<Issuer>, audience: &str, ring: &mut
         Ok(text) => text,
         Err(message) => return faults.of(file, message),
     };
-    let set: JwkSet = match super::json::parse(&text) {
+    let set = match JwkSet::parse(&text) {
         Ok(set) => set,
-        Err(error) => return faults.of(file, format!("not a JWKS: {error}")),
+        Err(message) => return faults.of(file, message),
     };
-    if set.keys.is_empty() || set.keys.len() > MAX_KEYS {
-        return faults.of(file, format!("has {} keys instead of 1 to {MAX_KEYS}", set.keys.len()));
-    }
     for (position, jwk) in set.keys.iter().enumerate() {
         let added = jwk.check().and_then(|(kid, key)| {
             if let Some(other) = ring.get(kid) {
@@ -72,7 +69,7 @@ pub(super) fn load(file: &Path, issuer: &Arc<Issuer>, audience: &str, ring: &mut
     }
 }
 
-fn read_bounded(file: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_bounded(file: &Path) -> Result<Vec<u8>, String> {
     let length = std::fs::metadata(file).map_err(|error| format!("can't be read: {error}"))?.len();
     if length > MAX_JWKS_BYTES {
         return Err(format!("is longer than {MAX_JWKS_BYTES} bytes"));
@@ -80,9 +77,37 @@ fn read_bounded(file: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(file).map_err(|error| format!("can't be read: {error}"))
 }
 
+/// The keys of a JWKS, each by its `kid` with the one algorithm that it is good for, or all that is wrong with it.
+pub(super) fn parse(text: &[u8]) -> Result<HashMap<String, (DecodingKey, Algorithm)>, Vec<String>> {
+    let set = JwkSet::parse(text).map_err(|message| vec![message])?;
+    let (mut keys, mut wrong) = (HashMap::new(), Vec::new());
+    for (position, jwk) in set.keys.iter().enumerate() {
+        let key = jwk.check().and_then(|(kid, key)| Ok((kid, key.decoding()?, key.algorithm())));
+        match key {
+            Ok((kid, decoding, algorithm)) => {
+                if keys.insert(kid.to_owned(), (decoding, algorithm)).is_some() {
+                    wrong.push(format!("kid `{kid}` stands twice; use RFC 7638 thumbprints"));
+                }
+            }
+            Err(message) => wrong.push(format!("key {}: {message}", position + 1)),
+        }
+    }
+    if wrong.is_empty() { Ok(keys) } else { Err(wrong) }
+}
+
 #[derive(Deserialize)]
 struct JwkSet {
     keys: Vec<Jwk>,
+}
+
+impl JwkSet {
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let set: Self = super::json::parse(text).map_err(|error| format!("not a JWKS: {error}"))?;
+        match set.keys.len() {
+            1..=MAX_KEYS => Ok(set),
+            count => Err(format!("has {count} keys instead of 1 to {MAX_KEYS}")),
+        }
+    }
 }
 
 /// Members that matter; others, such as `key_ops` or `x5c`, are ignored as RFC 7517 wants it.

@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use serde_json::{Value, json};
 
+use super::jws::{self, Signs};
 use super::keys::PublicKey;
 use super::purpose::{Basis, SubjectsKey};
 use crate::clock::Timestamp;
@@ -57,6 +58,15 @@ impl SigningKey {
         header.typ = Some("at+jwt".into());
         header.kid = Some(self.kid());
         jsonwebtoken::encode(&header, claims, &self.encoding).map_err(|_| MintError::Signing)
+    }
+
+    /// A detached signature over `payload`, see [`jws`].
+    pub fn sign_detached(&self, what: Signs, payload: &[u8]) -> Result<String, MintError> {
+        let algorithm = self.public.algorithm();
+        let header = json!({ "alg": algorithm, "kid": self.kid(), "typ": what.typ() });
+        let header = URL_SAFE_NO_PAD.encode(header.to_string());
+        let signature = jsonwebtoken::crypto::sign(&jws::message(&header, payload), &self.encoding, algorithm);
+        Ok(format!("{header}..{}", signature.map_err(|_| MintError::Signing)?))
     }
 
     /// The signature alone, for tokens that no serializer would write.

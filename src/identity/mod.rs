@@ -5,6 +5,7 @@
 mod caller;
 mod config;
 mod json;
+pub mod jws;
 mod keys;
 pub mod mint;
 mod purpose;

@@ -63,11 +63,7 @@ impl TokenVerifier {
         if config.issuers.is_empty() {
             section(&mut faults, "no issuer: no token could ever be accepted".into());
         }
-        let known = |whose: &str, consumers: &[DepartmentCode], faults: &mut Faults| {
-            for consumer in consumers.iter().filter(|consumer| !departments(consumer)) {
-                section(faults, format!("{whose}: no department {consumer} in the catalog"));
-            }
-        };
+        config.unregistered(departments).into_iter().for_each(|message| section(&mut faults, message));
         let mut keys = KeyRing::new();
         let mut names = HashSet::new();
         for issuer in &config.issuers {
@@ -77,14 +73,12 @@ impl TokenVerifier {
             if !names.insert(issuer.issuer.as_str()) {
                 section(&mut faults, format!("issuer `{}` stands twice", issuer.issuer));
             }
-            known(&issuer.issuer, &issuer.consumers, &mut faults);
             let registered =
                 Arc::new(Issuer { name: issuer.issuer.as_str().into(), consumers: issuer.consumers.clone() });
             keys::load(&issuer.jwks, &registered, &audience, &mut keys, &mut faults);
         }
         let mut platforms = BTreeMap::new();
         for platform in &config.platforms {
-            known(platform.id.as_str(), &platform.consumers, &mut faults);
             if platform.id.trust_domain() != trust_domain {
                 section(&mut faults, format!("platform {} is of another trust domain", platform.id));
             }

@@ -16,6 +16,7 @@
 //! ```
 
 mod collect;
+mod explain;
 mod reason;
 mod record;
 mod unescapable;
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
+pub use explain::Explained;
 pub use reason::{Reason, Refused};
 pub use verify::{Verification, Verified, VerifyRequest};
 
@@ -356,8 +358,17 @@ impl Gateway {
         })
     }
 
-    /// From the subjects of a request to the decision on every field, before anybody is asked for a record.
+    /// A decision that lets ask for something.
     async fn decide(&self, wanted: &Wanted<'_>, mode: Mode, draft: &mut Draft) -> Result<(Subject, Permit), Refused> {
+        let (subject, permit) = self.judge(wanted, mode, draft).await?;
+        match permit.refusal() {
+            Some(refusal) => Err(Refused::from(refusal).with("certificate_type", wanted.kind.code.clone())),
+            None => Ok((subject, permit)),
+        }
+    }
+
+    /// From the subjects of a request to the decision on every field, before anybody is asked for a record.
+    async fn judge(&self, wanted: &Wanted<'_>, mode: Mode, draft: &mut Draft) -> Result<(Subject, Permit), Refused> {
         let Wanted { call, policy, purpose, matter, kind, about, subjects, fields } = *wanted;
         let subject = policy.catalog().resolve(kind, about, subjects)?;
         draft.subject(&subject, fields);
@@ -371,10 +382,7 @@ impl Gateway {
         let permit = policy.decide(&call.caller, purpose, &subject, mode, fields, &given, self.clock.now());
         draft.permit(&permit);
         self.metrics.fields(FieldDecision::Withheld, permit.withheld().len());
-        match permit.refusal() {
-            Some(refusal) => Err(Refused::from(refusal).with("certificate_type", kind.code.clone())),
-            None => Ok((subject, permit)),
-        }
+        Ok((subject, permit))
     }
 
     /// The records that the permit lets ask for.

@@ -164,6 +164,12 @@ impl Truths {
         Self { known_true: self.known_true & other.known_true, known_false: self.known_false & other.known_false }
     }
 
+    /// What is known of those of `facts`.
+    #[must_use]
+    pub fn only(self, facts: FactSet) -> Self {
+        Self { known_true: self.known_true & facts, known_false: self.known_false & facts }
+    }
+
     /// Both together; where both know a fact, `other` counts.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -450,6 +456,11 @@ impl Vocabulary {
             truths.set(index, truth);
         }
         Ok(truths)
+    }
+
+    /// True if both have the same table of holidays.
+    pub(super) fn same_holidays(&self, other: &Self) -> bool {
+        self.holidays == other.holidays
     }
 
     /// A sentence about the holiday table if it lacks the year of `now` and some fact needs it.

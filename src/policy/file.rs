@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::signed::{Version, sha256};
 use crate::catalog::Faults;
 
 /// Grant files may be this large, in bytes: some thousand grants.
@@ -36,12 +37,23 @@ impl GrantFile {
         format!("{}/{}.toml", self.matter, self.provider)
     }
 
+    /// Its version; 0 if it states none, or has not the form, which `parse` tells.
+    pub(super) fn version(&self) -> Version {
+        #[derive(Deserialize)]
+        struct Stated {
+            #[serde(default)]
+            version: u64,
+        }
+        let stated = toml::from_str::<Stated>(&self.text).map_or(0, |stated| stated.version);
+        Version { number: stated, sha256: sha256(self.text.as_bytes()) }
+    }
+
     /// Its content, as far as it has the form; every entry that has not is a fault of its own.
     pub(super) fn parse(&self, faults: &mut Faults) -> Option<GrantsTable> {
         let mut table = faults.table(&self.path, &self.text)?;
         let grant = faults.entries(&self.path, &self.text, &mut table, "grant");
         let deny = faults.entries(&self.path, &self.text, &mut table, "deny");
-        let Head { matter, provider, when } = faults.typed(&self.path, &self.text, table)?;
+        let Head { matter, provider, _version: _, when } = faults.typed(&self.path, &self.text, table)?;
         Some(GrantsTable { matter, provider, when, grant, deny })
     }
 }
@@ -52,6 +64,9 @@ impl GrantFile {
 struct Head {
     matter: Spanned<String>,
     provider: Spanned<String>,
+    /// Rises with each change of a signed file, so that an old one can't take its place again; 0 if it is not stated.
+    #[serde(default, rename = "version")]
+    _version: u64,
     #[serde(default)]
     when: Vec<Spanned<String>>,
 }

@@ -21,12 +21,12 @@ use toml::Spanned;
 use crate::catalog::Faults;
 
 /// The years of the table.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Holidays {
     years: BTreeMap<i32, Year>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Year {
     off: BTreeSet<Date>,
     worked: BTreeSet<Date>,

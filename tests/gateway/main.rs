@@ -9,6 +9,7 @@
     reason = "test code"
 )]
 
+mod activation;
 mod attacks;
 mod collect;
 mod conditions;

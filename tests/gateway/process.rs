@@ -394,6 +394,11 @@ fn check_finds_every_fault_of_every_room_at_once() {
     ] {
         edit(dir.path(), file, from, to);
     }
+    let mut trust = crate::trust::in_force(&out().join("trust"));
+    let ca = trust.manifest.client_cas.iter_mut().find(|ca| ca.name == "JY").unwrap();
+    ca.departments = vec!["YJ".to_owned()];
+    crate::trust::put_in_force(&dir.path().join("trust"), &trust);
+    edit(dir.path(), "gateway.toml", out().join("trust\"").to_str().unwrap(), "trust\"");
     let (code, said, wrong) = check(dir.path(), &[]);
     assert_eq!((code, said.as_str()), (Some(78), ""), "{wrong}");
     for due in [
@@ -412,6 +417,7 @@ fn check_finds_every_fault_of_every_room_at_once() {
         "gateway.toml: [hardening] max_connections is 0",
         "gateway.toml: [calls] in_flight is 9223372036854775807",
         "gateway.toml: telemetry.filter: ",
+        "client CA JY: no department YJ in the catalog",
         "gateway.toml: limits.providers: no department LC",
         "gateway.toml: [identity] leeway_s",
         "gateway.toml: source enterprise: address must be https://host:port",

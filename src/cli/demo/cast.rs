@@ -2,6 +2,7 @@
 
 use super::population::{Business, Family, Person, Population};
 use super::record;
+use super::registry::consent_of;
 use crate::catalog::Matter;
 use crate::cli::case::{Case, Subject};
 use crate::cli::{Exit, Failure};
@@ -15,11 +16,14 @@ pub(super) fn case(population: &Population, matter: &Matter) -> Result<Case, Fai
     let missing = || Failure::new(Exit::Failed, format!("the population has nobody for {code}"));
     let subjects = subjects(population, code).ok_or_else(missing)?;
     let place = CASES.iter().position(|known| *known == code).ok_or_else(missing)?;
+    let case_id = format!("HS-DEMO-{:06}", place + 1);
+    // The family mandates the look into what it owns and earns.
+    let consent = if code == "social_assistance" { consent_of(&case_id) } else { String::new() };
     Ok(Case {
         matter: code.to_owned(),
-        case_id: format!("HS-DEMO-{:06}", place + 1),
+        case_id,
         citation: matter.legal_basis.first().cloned().unwrap_or_default(),
-        consent: String::new(),
+        consent,
         purpose: matter.name_zh.clone(),
         subjects,
     })
@@ -111,9 +115,13 @@ fn subjects(population: &Population, matter: &str) -> Option<Vec<Subject>> {
                 entity(company),
             ]
         }
-        "public_rental_housing" | "social_assistance" => {
-            let family = needy(population)?;
-            vec![person("applicant", family.father.as_ref()?), person("household_member", &family.mother)]
+        "public_rental_housing" => {
+            let (family, found) = population.disabled_person()?;
+            vec![person("applicant", found), person("household_member", &family.mother)]
+        }
+        "social_assistance" => {
+            let (family, pupil) = needy(population)?;
+            vec![person("applicant", family.father.as_ref()?), person("household_member", pupil)]
         }
         "posthumous_affairs" => {
             let (family, elder) = late(population)?;
@@ -170,17 +178,21 @@ fn run_by<'a>(population: &'a Population, person: &Person) -> Option<&'a Busines
     population.businesses.iter().find(own)
 }
 
-/// A couple with an allowance, a disabled member, an old home and a small business.
-fn needy(population: &Population) -> Option<&Family> {
-    population.families.iter().find(|family| {
+/// A couple with an allowance, a disabled father, an old home and a small business, and their child at school.
+fn needy(population: &Population) -> Option<(&Family, &Person)> {
+    let mut poor = population.families.iter().filter(|family| {
         let registers = &family.registers;
-        let disabled = |person: &Person| person.disability.as_ref().is_some_and(|found| found.status == "VALID");
-        family.father.is_some()
+        let disability = family.father.as_ref().and_then(|father| father.disability.as_ref());
+        disability.is_some_and(|disability| disability.status == "VALID")
             && registers.low_income.is_some()
             && registers.home.is_some()
-            && family.parents().any(disabled)
             && run_by(population, family.head()).is_some()
-    })
+    });
+    let at_school = |person: &&Person| {
+        let age = population.today.year() - person.birth_date.year();
+        (8..=14).contains(&age)
+    };
+    poor.find_map(|family| Some((family, family.children.iter().map(|child| &child.person).find(at_school)?)))
 }
 
 /// A family whose elder has died, and the elder.

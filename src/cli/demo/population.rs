@@ -52,11 +52,14 @@ impl Population {
             .find_map(|family| Some((family, family.children.last().filter(|c| c.birth.stage == Stage::SchoolAge)?)))
     }
 
-    /// An adult from elsewhere with a disability certificate in force, and the family.
+    /// A father from elsewhere who has served, with a disability certificate in force and an allowance, and the family.
     pub fn disabled_person(&self) -> Option<(&Family, &Person)> {
-        let in_force = |person: &Person| person.disability.as_ref().is_some_and(|d| d.status == "VALID");
-        let mut settled = self.families.iter().filter(|family| family.registers.permit.is_some());
-        settled.find_map(|family| Some((family, family.parents().find(|person| in_force(person))?)))
+        let mut families = self.families.iter().filter(|family| {
+            let Registers { permit, low_income, veteran, .. } = &family.registers;
+            permit.is_some() && low_income.is_some() && veteran.is_some()
+        });
+        let in_force = |person: &&Person| person.disability.as_ref().is_some_and(|d| d.status == "VALID");
+        families.find_map(|family| Some((family, family.father.as_ref().filter(in_force)?)))
     }
 
     /// The company that was an individual business until most recently, of an operator with a home.

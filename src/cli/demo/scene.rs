@@ -22,13 +22,19 @@ use crate::certs::Store;
 use crate::cli::case::Case;
 use crate::cli::client::{Client, Profile};
 use crate::cli::pki::{self, PkiError, PkiSettings};
+use crate::cli::policy::{key, providers, sign_grants, sign_manifest};
 use crate::cli::table::{Look, Progress, Tone};
 use crate::cli::{Exit, Failure, audit_keys};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connectors::SourceConfig;
+use crate::policy::{PolicyConfig, PolicyMode};
 use crate::telemetry;
 use crate::witness::{self, Witness, WitnessFile};
+
+/// Within the run's folder: the signed bundle, and the gateway's generations.
+const POLICY: &str = "policy";
+const STORE: &str = "policy-store";
 
 /// Everything that runs, and what is needed to talk to it.
 pub(super) struct Scene {
@@ -96,6 +102,9 @@ impl Scene {
         let registries = [&mut config.registries.case, &mut config.registries.consent].into_iter().flatten();
         let registry = start_registry(pki_dir, &cases, &stop).await?;
         registries.for_each(|config| config.address.clone_from(&registry));
+
+        progress.show(out, "signatures of every department …")?;
+        config.policy = sign(&config.policy, pki_dir, dir)?;
 
         progress.show(out, "the gateway …")?;
         config.server.listen.set_port(0);
@@ -178,6 +187,7 @@ impl Scene {
             writeln!(out, "  source     {source}: {types}")?;
         }
         writeln!(out, "  registers  {}: cases, consents", self.registry)?;
+        writeln!(out, "  policy     {}: each grant file signed by its provider", self.dir.join(POLICY).display())?;
         writeln!(out, "  log        {}, cosigned by the witness {}", self.log.display(), self.witness)?;
         writeln!(out, "  people     {families} families, {businesses} businesses, none of them real")
     }
@@ -239,14 +249,52 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     let own = Store::new(dir.join("trust"));
     own.init()?;
     own.write()?.promote(&place.read()?, 0)?;
-    for source in &mut config.sources {
-        for path in [&mut source.certificate, &mut source.key] {
-            if let Ok(within) = path.strip_prefix(&config.trust.dir) {
-                *path = own.root().join(within);
-            }
+    let registries = config.registries.case.iter_mut().chain(&mut config.registries.consent);
+    let of_registries = registries.flat_map(|registry| [&mut registry.certificate, &mut registry.key]);
+    let of_sources = config.sources.iter_mut().flat_map(|source| [&mut source.certificate, &mut source.key]);
+    for path in of_registries.chain(of_sources) {
+        if let Ok(within) = path.strip_prefix(&config.trust.dir) {
+            *path = own.root().join(within);
         }
     }
     own.root().clone_into(&mut config.trust.dir);
+    Ok(())
+}
+
+/// A copy of the bundle that is signed as a county would: each provider its grants, the competent department all else.
+fn sign(policy: &PolicyConfig, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
+    let (copy, keys) = (dir.join(POLICY), pki.join("policy"));
+    if !keys.is_dir() {
+        let what = format!("{} has no policy keys: `oncegate pki init --force` makes all keys anew", pki.display());
+        return Err(Failure::new(Exit::Config, what));
+    }
+    copy_tree(&policy.bundle, &copy)?;
+    copy_tree(&keys.join("keys"), &copy.join("keys"))?;
+    for provider in providers(&copy)? {
+        sign_grants(&copy, &provider, &key(&keys.join(format!("{provider}.key")))?)?;
+    }
+    sign_manifest(&copy, &key(&keys.join("authority.key"))?)?;
+    Ok(PolicyConfig {
+        bundle: copy,
+        store: dir.join(STORE),
+        mode: PolicyMode::Signed,
+        authority: Some(keys.join("authority.jwks.json")),
+        approvers: Some(keys.join("approvers.jwks.json")),
+        pseudonym_key: policy.pseudonym_key.clone(),
+    })
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copy_tree(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to)?;
+        }
+    }
     Ok(())
 }
 
@@ -256,9 +304,10 @@ async fn clear(dir: &Path) -> Result<(), Failure> {
         let what = format!("a demo is running in {}; stop it or use --dir", dir.display());
         return Err(Failure::new(Exit::Failed, what));
     }
-    for old in [dir.join("log"), dir.join("trust")] {
-        if old.exists() {
-            std::fs::remove_dir_all(&old)?;
+    for name in ["log", "trust", POLICY, STORE] {
+        let path = dir.join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
         }
     }
     Ok(std::fs::create_dir_all(dir)?)

@@ -162,6 +162,7 @@ fn generate_valid(
     }
     tokens::write_key(&output, &format!("tokens/{}", settings.platform.issuer))?;
     summary.token_keys += 1;
+    tokens::write_policy_keys(&output, settings.departments.iter().map(|department| department.code.as_str()))?;
 
     let mut subjects_key = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *subjects_key).map_err(|_| PkiError::Random)?;

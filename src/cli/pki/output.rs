@@ -13,7 +13,7 @@ const INCOMPLETE: &str = "incomplete\n";
 /// What an older version completed lacks what is needed now: it counts as incomplete.
 const COMPLETE: &str = "complete, with a trust directory and the keys of a signed log\n";
 /// Everything else a run writes; nothing but these is ever removed.
-const FOLDERS: [&str; 7] = ["ca", "gateway", "systems", "sources", "tokens", "audit", "trust"];
+const FOLDERS: [&str; 8] = ["ca", "gateway", "systems", "sources", "tokens", "policy", "audit", "trust"];
 const SUBJECTS_KEY: &str = "subjects.key";
 
 /// A directory being written; incomplete until [`Output::complete`].

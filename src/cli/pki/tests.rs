@@ -157,9 +157,9 @@ fn everything_is_there_and_private_files_are_private() {
     // Systems: GA, WJ, three of ZS; sources: GA, WJ, ZS; the gateway's two.
     assert_eq!((summary.cas, summary.certificates, summary.token_keys), (4, 10, 4));
     let files = files(&out);
-    // A certificate or JWK Set for each key, a list for each CA, subjects.key, the marker; in the trust directory the lock,
+    // A certificate or JWK Set for each key, five of them for policy, a list for each CA, subjects.key, the marker; in the trust directory the lock,
     // the manifest, both of the gateway's identities, its CA, and certificate and list of three departments' CAs.
-    assert_eq!(files.len(), 2 * (4 + 10 + 4) + 4 + 2 + (1 + 1 + 4 + 1 + 2 * 3), "{files:#?}");
+    assert_eq!(files.len(), 2 * (4 + 10 + 4 + 5) + 4 + 2 + (1 + 1 + 4 + 1 + 2 * 3), "{files:#?}");
     for file in &files {
         let private = file.extension().is_some_and(|extension| extension == "key") || file.ends_with("trust/lock");
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;

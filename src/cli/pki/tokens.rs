@@ -1,4 +1,4 @@
-//! Keys that sign tokens, and their public halves as JWK Sets.
+//! Keys that sign tokens and policy, and their public halves as JWK Sets.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -12,6 +12,23 @@ use super::output::Output;
 
 /// Writes a new ES256 key: `<name>.key` (PKCS#8 PEM) and `<name>.jwks.json`.
 pub(super) fn write_key(output: &Output, name: &str) -> Result<(), PkiError> {
+    write_pair(output, &format!("{name}.key"), &format!("{name}.jwks.json"))
+}
+
+/// Writes the keys that sign policy: each department's for its grant files, the competent department's for manifests, and
+/// a security administrator's for approvals. Public halves of departments stand together, as a bundle's `keys/` has them.
+pub(super) fn write_policy_keys<'a>(
+    output: &Output,
+    departments: impl Iterator<Item = &'a str>,
+) -> Result<(), PkiError> {
+    for code in departments {
+        write_pair(output, &format!("policy/{code}.key"), &format!("policy/keys/{code}.jwks.json"))?;
+    }
+    write_key(output, "policy/authority")?;
+    write_pair(output, "policy/approver.key", "policy/approvers.jwks.json")
+}
+
+fn write_pair(output: &Output, private: &str, public: &str) -> Result<(), PkiError> {
     let key = new_key()?;
     let pem = Zeroizing::new(key.serialize_pem());
     // SEC 1 §2.3.3, uncompressed: 0x04, x, y.
@@ -22,8 +39,8 @@ pub(super) fn write_key(output: &Output, name: &str) -> Result<(), PkiError> {
         .filter(|(_, y)| y.len() == 32)
         .ok_or(rcgen::Error::CouldNotParseKeyPair)?;
     let jwks = jwks(&URL_SAFE_NO_PAD.encode(x), &URL_SAFE_NO_PAD.encode(y));
-    output.private(&format!("{name}.key"), pem.as_bytes())?;
-    output.public(&format!("{name}.jwks.json"), jwks.as_bytes())
+    output.private(private, pem.as_bytes())?;
+    output.public(public, jwks.as_bytes())
 }
 
 fn jwks(x: &str, y: &str) -> String {

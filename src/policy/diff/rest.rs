@@ -1,0 +1,206 @@
+//! What is compared besides the forms of fields, in sentences.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use super::cell::Side;
+use crate::catalog::{Catalog, CertificateType};
+use crate::policy::facts::{Fact, FactSource};
+use crate::policy::{Grant, Policy};
+
+/// Grants of a cell that came, went, or state something else than before; fields and masks show in the forms.
+pub(super) fn grants(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
+    let by_id = |side: &Side<'_>| -> BTreeMap<String, Grant> {
+        side.grants.iter().map(|grant| (grant.id.to_string(), (**grant).clone())).collect()
+    };
+    let conditions = |side: &Side<'_>, grant: &Grant| side.names(grant.when).map(str::to_owned).collect::<Vec<_>>();
+    let mut said = Vec::new();
+    for (id, pair) in paired(by_id(old), by_id(new)) {
+        let (before, after) = match pair {
+            (Some(before), Some(after)) => (before, after),
+            (before, _) => {
+                said.push(format!("grant {id} {}", if before.is_some() { "is gone" } else { "is new" }));
+                continue;
+            }
+        };
+        let mut changes = Changes::default();
+        changes.set("roles", &before.roles, &after.roles);
+        changes.word("mode", before.mode.name(), after.mode.name());
+        changes.word("valid from", &before.valid_from.to_string(), &after.valid_from.to_string());
+        changes.word("valid until", &before.valid_until.to_string(), &after.valid_until.to_string());
+        changes.set("conditions", &conditions(old, &before), &conditions(new, &after));
+        changes.set("legal basis", &before.legal_basis, &after.legal_basis);
+        changes.word("scene", &before.scene, &after.scene);
+        changes.word("replaces", &before.replaces, &after.replaces);
+        changes.word("exemption", &before.exemption, &after.exemption);
+        changes.word("provider's consent", &before.provider_consent, &after.provider_consent);
+        said.extend(changes.of(&format!("grant {id}")));
+    }
+    said
+}
+
+/// Facts, holidays, certificate types, matters and departments.
+pub(super) fn ground(old: &Policy, new: &Policy) -> Vec<String> {
+    let mut said = Vec::new();
+    let facts = |policy: &Policy| -> BTreeMap<String, String> {
+        let vocabulary = policy.vocabulary();
+        vocabulary.facts().iter().map(|fact| (fact.name.to_string(), fact_says(fact, policy.catalog()))).collect()
+    };
+    let by_word = |what: &'static str| {
+        move |(name, pair): (String, (Option<String>, Option<String>))| match pair {
+            (Some(before), Some(after)) if before == after => None,
+            (Some(before), Some(after)) => Some(format!("{what} {name}: {before} -> {after}")),
+            (Some(_), None) => Some(format!("{what} {name} is gone")),
+            (None, _) => Some(format!("{what} {name} is new")),
+        }
+    };
+    said.extend(paired(facts(old), facts(new)).filter_map(by_word("fact")));
+    if !old.vocabulary().same_holidays(new.vocabulary()) {
+        said.push("the table of holidays is another".to_owned());
+    }
+    let (before, after) = (old.catalog(), new.catalog());
+    if before.hash() == after.hash() {
+        return said;
+    }
+    let departments = |catalog: &Catalog| -> BTreeMap<String, String> {
+        let says = |of: &crate::catalog::Department| {
+            format!("{} {} region {}", of.kind.name(), of.name_zh, of.region.as_deref().unwrap_or("none"))
+        };
+        catalog.departments().map(|of| (of.code.to_string(), says(of))).collect()
+    };
+    said.extend(paired(departments(before), departments(after)).filter_map(by_word("department")));
+    for (code, pair) in paired(
+        before.matters().map(|matter| (matter.code.clone(), matter)).collect(),
+        after.matters().map(|matter| (matter.code.clone(), matter)).collect(),
+    ) {
+        if let (Some(before), Some(after)) = pair {
+            let parties = |matter: &crate::catalog::Matter| matter.participants().map(ToString::to_string).collect();
+            let (was, is): (Vec<String>, Vec<String>) = (parties(before), parties(after));
+            let mut changes = Changes::default();
+            changes.word("name", &before.name_zh, &after.name_zh);
+            changes.word("lead", before.lead.as_str(), after.lead.as_str());
+            changes.set("participants", &was, &is);
+            changes.set("legal basis", &before.legal_basis, &after.legal_basis);
+            changes.set("linked items", &before.linked_items, &after.linked_items);
+            said.extend(changes.of(&format!("matter {code}")));
+        } else {
+            said.push(format!("matter {code} {}", if pair.0.is_some() { "is gone" } else { "is new" }));
+        }
+    }
+    for (code, pair) in paired(
+        before.certificate_types().map(|kind| (kind.code.clone(), kind)).collect(),
+        after.certificate_types().map(|kind| (kind.code.clone(), kind)).collect(),
+    ) {
+        match pair {
+            (Some(before), Some(after)) => said.extend(certificate_type(&code, before, after)),
+            (before, _) => {
+                said.push(format!("certificate type {code} {}", if before.is_some() { "is gone" } else { "is new" }));
+            }
+        }
+    }
+    said
+}
+
+fn certificate_type(code: &str, before: &CertificateType, after: &CertificateType) -> Vec<String> {
+    let mut changes = Changes::default();
+    changes.word("provider", before.provider.as_str(), after.provider.as_str());
+    changes.debug("sharing class", &before.sharing, &after.sharing);
+    changes.debug("keys", &keys(before), &keys(after));
+    changes.debug("freshness", &before.freshness, &after.freshness);
+    let mut said = changes.of(&format!("certificate type {code}"));
+    let leaves = |kind: &CertificateType| -> BTreeMap<String, String> {
+        let says = |(index, leaf): (usize, &crate::catalog::Leaf)| {
+            let mut says = format!("number {:?}, {:?}, L{}", leaf.numbers, leaf.kind, leaf.sensitivity);
+            for (set, word) in [
+                (kind.never, "never shared"),
+                (kind.verify_only, "compared only"),
+                (kind.sensitive, "sensitive"),
+                (kind.volatile, "volatile"),
+            ] {
+                if set.contains(index) {
+                    says = format!("{says}, {word}");
+                }
+            }
+            (leaf.path.clone(), format!("{says}, mask {}", leaf.mask.as_deref().unwrap_or("none")))
+        };
+        kind.leaves.iter().enumerate().map(says).collect()
+    };
+    for (path, pair) in paired(leaves(before), leaves(after)) {
+        match pair {
+            (Some(before), Some(after)) if before == after => {}
+            (Some(before), Some(after)) => said.push(format!("field {code}.{path}: {before} -> {after}")),
+            (Some(_), None) => said.push(format!("field {code}.{path} is gone")),
+            (None, _) => said.push(format!("field {code}.{path} is new")),
+        }
+    }
+    said
+}
+
+fn keys(kind: &CertificateType) -> Vec<Vec<String>> {
+    let key = |key: &crate::catalog::LookupKey| {
+        let matches: Vec<_> = key.matches.iter().map(|leaf| kind.path(leaf)).collect();
+        format!("{} from {}.{} matches {}", key.name, key.role, key.attribute, matches.join(","))
+    };
+    kind.lookup_sets.iter().map(|set| set.keys.iter().map(key).collect()).collect()
+}
+
+/// What a fact says: where it comes from, with paths instead of indexes, which mean nothing in another catalog.
+fn fact_says(fact: &Fact, catalog: &Catalog) -> String {
+    let paths = |leaves: &BTreeMap<String, crate::catalog::Fields>| -> Vec<String> {
+        let of_type = |(code, fields): (&String, &crate::catalog::Fields)| {
+            let kind = catalog.certificate_type(code);
+            let paths = fields.iter().map(|leaf| kind.map_or("?", |kind| kind.path(leaf)));
+            paths.map(|path| format!("{code}.{path}")).collect::<Vec<_>>()
+        };
+        leaves.iter().flat_map(of_type).collect()
+    };
+    let source = match &fact.source {
+        FactSource::RecordMatches { role, leaves } => format!("{role} is one of {}", paths(leaves).join(", ")),
+        FactSource::RecordFlag { leaves } => format!("flag {}", paths(leaves).join(", ")),
+        other => format!("{other:?}"),
+    };
+    format!("{source} else {}", fact.code)
+}
+
+/// Both sides of everything that either has, by key.
+fn paired<T>(
+    mut old: BTreeMap<String, T>,
+    mut new: BTreeMap<String, T>,
+) -> impl Iterator<Item = (String, (Option<T>, Option<T>))> {
+    let keys: BTreeSet<String> = old.keys().chain(new.keys()).cloned().collect();
+    keys.into_iter().map(move |key| {
+        let pair = (old.remove(&key), new.remove(&key));
+        (key, pair)
+    })
+}
+
+/// Changes of one thing.
+#[derive(Default)]
+struct Changes(Vec<String>);
+
+impl Changes {
+    fn word(&mut self, what: &str, before: &str, after: &str) {
+        if before != after {
+            let or_none = |word| if str::is_empty(word) { "none" } else { word };
+            self.0.push(format!("{what} {} -> {}", or_none(before), or_none(after)));
+        }
+    }
+
+    fn debug<T: Debug>(&mut self, what: &str, before: &T, after: &T) {
+        self.word(what, &format!("{before:?}"), &format!("{after:?}"));
+    }
+
+    fn set(&mut self, what: &str, before: &[String], after: &[String]) {
+        let lacks = |all: &[String], one: &String| !all.contains(one);
+        let gone = before.iter().filter(|one| lacks(after, one)).map(|one| format!("−{one}"));
+        let come = after.iter().filter(|one| lacks(before, one)).map(|one| format!("+{one}"));
+        let all: Vec<_> = gone.chain(come).collect();
+        if !all.is_empty() {
+            self.0.push(format!("{what} {}", all.join(" ")));
+        }
+    }
+
+    fn of(self, whose: &str) -> Vec<String> {
+        self.0.into_iter().map(|change| format!("{whose}: {change}")).collect()
+    }
+}
