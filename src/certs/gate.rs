@@ -363,7 +363,8 @@ impl Gate {
                 self.order(connection, Order::Drain);
                 Err(Refusal::NotTrusted)
             }
-            Err(JudgeError::Chain(ChainError::UnknownIssuer)) if generation.drains_removed() => {
+            // A successor of the same name makes it another fault than an unknown issuer; what counts is the CA's key.
+            Err(JudgeError::Chain(_)) if generation.drains_removed() && !generation.has_ca(&connection.ca()) => {
                 // Requests are taken for the grace only, however often this is judged.
                 let grace = Duration::from_millis(self.hardening.connection_grace_ms);
                 connection.stamp(number, connection.valid_until().min(self.clock.now().plus(grace)), None);

@@ -495,6 +495,8 @@ impl Gateway {
     async fn append(&self, call: &Call, draft: Draft) -> Result<Recorded, AppendError> {
         let waited = Instant::now();
         let entry: Entry = draft.finish(call);
+        // From its first poll on it is written, even if the caller goes away meanwhile: nobody else must.
+        call.take();
         let recorded =
             if call.sign_receipt { self.journal.append_signed(entry).await } else { self.journal.append(entry).await };
         if recorded.is_ok() {

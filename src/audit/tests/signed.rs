@@ -408,7 +408,7 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     let auditors = vec![auditor.verifier().clone()];
     let trust =
         Trust { policy: Some(Policy::of_logs(vec![signer(&site).verifier().clone()])), auditors: auditors.clone() };
-    let size = signed(&site).size;
+    let below = PER_SEGMENT + 10;
     let try_prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, delete);
     assert!(matches!(try_prune(true), Err(PruneError::NotAllowed)), "nobody allowed it");
 
@@ -417,9 +417,9 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     site.config.auditors = vec![vkey];
     site.config.prune_authorization = Some(note.clone());
     let stranger = SigningKey::generate("auditor", Algorithm::Ed25519).unwrap();
-    fs::write(&note, authorize(&origin, size, &stranger).to_string()).unwrap();
+    fs::write(&note, authorize(&origin, below, &stranger).to_string()).unwrap();
     assert!(matches!(site.try_open(), Err(OpenError::Option(_))));
-    fs::write(&note, authorize(&origin, size, &auditor).to_string()).unwrap();
+    fs::write(&note, authorize(&origin, below, &auditor).to_string()).unwrap();
     site.open().close("drained");
     site.open().close("drained");
     let count =
