@@ -158,6 +158,10 @@ def gateway_of_the_odd_source(directory):
             assert old in text, old
             text = text.replace(old, new)
         config.write_text(text)
+        # Nobody runs the platform's registers here, so the conditions on the case are taken out.
+        grants = directory / "heshan/policy/grants/disability_services/CL.toml"
+        lines = grants.read_text().splitlines(keepends=True)
+        grants.write_text("".join(line for line in lines if not line.startswith("when = [\"case_open\"")))
         with Started(directory, "gateway", [PROGRAM, "serve", "--config", str(config)], "observe") as gateway:
             address = re.search(r"https://\S+", gateway.said())[0]
             profile = directory / "profile.toml"
