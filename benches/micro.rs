@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncegate::audit::{AuditConfig, Entry, Journal, StartInfo, StopEntry};
+use oncegate::audit::{AccessEntry, AuditConfig, Entry, Journal, Outcome, StartInfo, StopEntry};
 use oncegate::catalog::{CaseSubject, Catalog, Fields, Matter};
 use oncegate::cli::demo::numbers;
 use oncegate::cli::pki::{self, PkiSettings};
@@ -209,18 +209,85 @@ fn tokens(out: &Path) {
     }
 }
 
+/// Entries at a steady rate: what one costs in processor time beyond handing a message to a task and back, checkpoints
+/// each second included, and how long it waits.
+async fn paced(rate: u32, journal: &Arc<Journal>) {
+    const SECONDS: u32 = 5;
+    let entry = || {
+        let id = oncegate::ids::RequestId::generate();
+        let caller = "spiffe://heshan.gov.example/GA/household".parse().unwrap();
+        let mut access = AccessEntry::new(id, caller, Outcome::Released);
+        access.matter = "newborn_birth".into();
+        access.certificate_type = "birth_medical_certificate".into();
+        access.requested = (1..=14).map(|field| vec![field]).collect();
+        Entry::Access(Box::new(access))
+    };
+    let (queue, mut waiting) = tokio::sync::mpsc::channel::<(Entry, tokio::sync::oneshot::Sender<()>)>(4096);
+    let echo = tokio::spawn(async move {
+        let mut batch = Vec::new();
+        while waiting.recv_many(&mut batch, 1024).await > 0 {
+            for (entry, answer) in batch.drain(..) {
+                drop(black_box(entry));
+                let _ = answer.send(());
+            }
+        }
+    });
+    let mut spent = Vec::new();
+    let mut waits = Vec::new();
+    for logged in [false, true] {
+        let (before, mut tasks) = (processor_ticks(), tokio::task::JoinSet::new());
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        for _ in 0..SECONDS * 1000 {
+            ticks.tick().await;
+            for _ in 0..rate / 1000 {
+                let (journal, queue) = (journal.clone(), queue.clone());
+                tasks.spawn(async move {
+                    let begun = Instant::now();
+                    if logged {
+                        journal.append(entry()).await.unwrap();
+                    } else {
+                        let (answer, answered) = tokio::sync::oneshot::channel();
+                        queue.send((entry(), answer)).await.unwrap();
+                        answered.await.unwrap();
+                    }
+                    begun.elapsed()
+                });
+            }
+        }
+        waits = tasks.join_all().await;
+        spent.push(processor_ticks() - before);
+    }
+    drop(queue);
+    echo.await.unwrap();
+    waits.sort();
+    let at = |percent: usize| waits.get(waits.len() * percent / 100).copied().unwrap_or_default();
+    println!("log, {rate} entries a second, waits p50 {:?}, p99 {:?}", at(50), at(99));
+    // A tick of the kernel's clock is a hundredth of a second.
+    let ticks = spent.get(1).copied().unwrap_or_default() - spent.first().copied().unwrap_or_default();
+    line("  processor time an entry, beyond a queue", ticks * 1e7 / f64::from(rate * SECONDS));
+}
+
+/// User and system time of this process so far, all threads, in ticks.
+fn processor_ticks() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    [11, 12].iter().filter_map(|place| fields.get(*place)?.parse::<f64>().ok()).sum()
+}
+
 /// What an entry costs when many wait at once, syncs included.
 async fn log(dir: &TempDir, out: &Path) {
     const WAITING: usize = 512;
     let mut config: AuditConfig = toml::from_str(&format!(
-        "dir = \"{}\"\norigin = \"heshan.gov.example/bench\"\nrecipients = [\"{}\", \"{}\"]\n",
+        "dir = \"{}\"\norigin = \"heshan.gov.example/gw1\"\nsigning_key = \"{}\"\nrecipients = [\"{}\", \"{}\"]\n",
         dir.path().join("log").display(),
+        out.join("audit/log.key").display(),
         out.join("audit/auditor.pub").display(),
         out.join("audit/escrow.pub").display()
     ))
     .unwrap();
     config.queue = 65_536;
-    let start = StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32] };
+    let start =
+        StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32], held: Vec::new() };
     let journal = Arc::new(Journal::open(&config, Clock::system(), start).unwrap());
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
@@ -236,5 +303,8 @@ async fn log(dir: &TempDir, out: &Path) {
     let took = begun.elapsed();
     println!("log, {WAITING} waiting at once");
     line("  append, wall time an entry", took.as_nanos() as f64 / (WAITING * 200) as f64);
+    for rate in [1_000, 10_000] {
+        paced(rate, &journal).await;
+    }
     tokio::task::spawn_blocking(move || journal.close("drained")).await.unwrap();
 }

@@ -12,7 +12,7 @@ mod runner;
 mod targets;
 
 use runner::run;
-use targets::{World, journal, mapping, projector, token, types};
+use targets::{World, journal, mapping, notes, projector, seeds_of_notes, token, types};
 
 #[test]
 fn projector_takes_any_record() {
@@ -43,4 +43,9 @@ fn subjects_and_answers_may_be_anything() {
 fn descriptor_sets_may_be_anything() {
     let seeds = [oncegate::pb::DESCRIPTOR_SET.to_vec()];
     run("types", &seeds, 60, types);
+}
+
+#[test]
+fn notes_and_proofs_may_be_anything() {
+    run("notes", &seeds_of_notes(), 20_000, notes);
 }

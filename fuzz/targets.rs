@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use oncegate::audit::checkpoint::{Checkpoint, Proof, Tree};
 use oncegate::audit::keys::PrivateKey;
+use oncegate::audit::note::{self, Algorithm, Note, VerifierKey};
 use oncegate::audit::reader::LogReader;
+use oncegate::audit::receipt::SignedReceipt;
+use oncegate::audit::tree::Resource;
 use oncegate::audit::{AuditConfig, Entry, Journal, StartInfo, StopEntry};
 use oncegate::catalog::{CaseSubject, Catalog, Fields};
 use oncegate::cli::demo::numbers;
@@ -125,7 +129,8 @@ impl World {
         let out = self.dir.path().join("out/audit");
         let mut text = toml::Table::new();
         text.insert("dir".into(), dir.to_str().unwrap().into());
-        text.insert("origin".into(), "heshan.gov.example/fuzz".into());
+        text.insert("origin".into(), "heshan.gov.example/gw1".into());
+        text.insert("signing_key".into(), out.join("log.key").to_str().unwrap().into());
         text.insert("preallocate_mib".into(), 1.into());
         let recipients = ["auditor.pub", "escrow.pub"].map(|name| out.join(name).to_str().unwrap().to_owned());
         text.insert("recipients".into(), recipients.to_vec().into());
@@ -134,7 +139,7 @@ impl World {
 }
 
 fn start() -> StartInfo {
-    StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32] }
+    StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32], held: Vec::new() }
 }
 
 fn subject(world: &World) -> oncegate::catalog::Subject {
@@ -256,4 +261,38 @@ pub(crate) fn mapping(world: &World, data: &[u8]) {
 /// A descriptor set is a catalog or a list of faults.
 pub(crate) fn types(data: &[u8]) {
     let _ = Catalog::from_parts(&[data], Vec::new(), Vec::new());
+}
+
+/// Notes, checkpoints, proofs, policies, keys and receipts come from anywhere: what is read writes itself as it was, and
+/// nothing that was changed is believed.
+pub(crate) fn notes(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(note) = text.parse::<Note>() {
+        assert_eq!(note.to_string().parse::<Note>().unwrap(), note);
+        let _ = Checkpoint::of(&note);
+    }
+    if let Ok(proof) = text.parse::<Proof>() {
+        assert_eq!(proof.to_string().parse::<Proof>().unwrap(), proof);
+    }
+    if let Ok(key) = text.parse::<VerifierKey>() {
+        assert_eq!(key.to_string(), text);
+    }
+    if let Some(resource) = Resource::of_path(text) {
+        assert_eq!(resource.path(), text);
+    }
+    let _ = text.parse::<oncegate::audit::checkpoint::Policy>();
+    let _ = SignedReceipt::parse(text);
+}
+
+/// One of each.
+pub(crate) fn seeds_of_notes() -> Vec<Vec<u8>> {
+    let log = note::SigningKey::generate("heshan.gov.example/gw1", Algorithm::Ed25519).unwrap();
+    let witness = note::SigningKey::generate("w", Algorithm::Cosignature).unwrap();
+    let tree = Tree { size: 3, root: [7; 32] };
+    let mut note = Checkpoint { origin: "heshan.gov.example/gw1".into(), tree }.sign(&[&log], Clock::system().now());
+    note.add(vec![witness.sign(note.text(), Clock::system().now())]);
+    let proof = Proof { index: 1, hashes: vec![[1; 32], [2; 32]], note: note.clone() };
+    let policy = format!("log {}\nwitness w {}\ngroup g any w\nquorum g\n", log.verifier(), witness.verifier());
+    let texts = [note.to_string(), proof.to_string(), policy, log.verifier().to_string(), "tile/0/x001/234.p/5".into()];
+    texts.into_iter().map(String::into_bytes).collect()
 }

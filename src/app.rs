@@ -14,7 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
-use crate::audit::{Journal, OpenError, StartInfo};
+use crate::audit::{AuditConfig, Entry, Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Keeper, Opened};
@@ -29,6 +29,7 @@ use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::{Policy, Record, Rules, Store, StoreError};
 use crate::telemetry::{self, Metrics, TrustState};
 use crate::watched;
+use crate::witness::{self, LogService, Proofs};
 
 /// How often counters are carried over and the health is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The policy's generations can't be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The access log can't be served, or handed to its witnesses.
+    #[error("access log: {0}")]
+    Proofs(String),
     /// A port or socket can't be had.
     #[error("{what}: {error}")]
     Listen {
@@ -110,7 +114,7 @@ impl Loaded {
         if let Err(error) = config.telemetry.check() {
             faults.of(&config.file, error.to_string());
         }
-        if let Err(error) = config.audit.check().and_then(|()| config.audit.load_recipients()) {
+        if let Err(error) = config.audit.check().and_then(|()| config.audit.load_keys()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
         let rules = gather(&mut faults, Rules::load(&config.policy, &config.file));
@@ -169,6 +173,10 @@ pub struct App {
     health: HealthReporter,
     listener: TcpListener,
     observe: TcpListener,
+    /// For those who may hold a copy of the access log.
+    log: Option<(TcpListener, LogService)>,
+    audit: AuditConfig,
+    proofs: Proofs,
     admin: Option<AdminConfig>,
     desk: Arc<PolicyDesk>,
     started_at: Timestamp,
@@ -195,7 +203,13 @@ impl App {
         let Loaded { trust, tokens, policy, connectors, registries, rules, limits, metrics } = loaded;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
-        let start = StartInfo { gateway: trust.generation.server_id().to_string(), policy: *policy.hash().as_bytes() };
+        let log = match &config.audit.serve {
+            Some(serve) => Some(bind("audit.serve.listen", serve.listen).await?),
+            None => None,
+        };
+        let held = witness::held(&config.audit, &clock).await;
+        let gateway_id = trust.generation.server_id().to_string();
+        let start = StartInfo { gateway: gateway_id, policy: *policy.hash().as_bytes(), held };
         let number = match current {
             Some(current) if current.record.hash == policy.hash().to_string() => current.number,
             Some(current) => return Err(altered(&current.dir, &policy).into()),
@@ -205,6 +219,10 @@ impl App {
             }
         };
         let journal = Journal::open(&config.audit, clock.clone(), start)?;
+        let proofs = Proofs::open(&config.audit.dir).map_err(|error| StartError::Proofs(error.to_string()))?;
+        let readers = config.audit.serve.iter().flat_map(|serve| serve.readers.clone());
+        let service = LogService::new(journal.clone(), config.audit.dir.clone(), proofs.clone(), readers);
+        let log = log.map(|listener| (listener, service));
 
         let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
         let (domain, issuers) = (&config.trust_domain, config.identity.clone());
@@ -224,10 +242,18 @@ impl App {
         let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, hardening, clock))?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let services = api::services(gateway.clone(), config.calls.clone(), health_service)?;
-        let admin = config.admin.clone();
+        let (admin, audit) = (config.admin.clone(), config.audit.clone());
         let fits = Fits(Arc::new(move |policy| unfit(policy, &config)));
         let desk = Arc::new(PolicyDesk::new(gateway.clone(), store, rules, fits, number));
-        Ok(Self { gateway, keeper, services, health, listener, observe, admin, desk, started_at })
+        Ok(Self { gateway, keeper, services, health, listener, observe, log, audit, proofs, admin, desk, started_at })
+    }
+
+    /// Where the access log is served, if it is.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn log_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.log.as_ref().map(|(listener, _)| listener.local_addr()).transpose()
     }
 
     /// Where the gateway listens.
@@ -282,6 +308,14 @@ impl App {
             ready,
             ended.clone().cancelled_owned(),
         ));
+        for witness in &self.audit.witnesses {
+            let (journal, proofs) = (&self.gateway.journal, self.proofs.clone());
+            witness::submit(witness, journal, proofs, &self.gateway.clock, ended.clone())
+                .map_err(|error| StartError::Proofs(error.to_string()))?;
+        }
+        if let Some((listener, service)) = self.log {
+            tokio::spawn(certs::serve(listener, self.keeper.gate().clone(), service, ended.clone().cancelled_owned()));
+        }
         let follower =
             tokio::spawn(self.keeper.clone().run(api::record_followed(self.gateway.clone(), self.keeper.clone())));
         let keys = tokio::spawn(follow_keys(self.gateway.clone()));
@@ -365,6 +399,7 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
         }
         if !gateway.journal.is_writable() {
             found.push("the access log can't be written".to_owned());
+            found.extend(gateway.journal.status().alarms.into_iter().map(|alarm| format!("access log: {alarm}")));
         }
         if keeper.gate().current().leaf_not_after() <= gateway.clock.now() {
             found.push("the server's certificate has expired".to_owned());
@@ -391,8 +426,8 @@ async fn follow_keys(gateway: Arc<Gateway>) {
             Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
             Err(_) => tracing::error!("following the token keys failed"),
         }
-        gateway.connectors.follow().await;
-        for rotation in gateway.connectors.rotations().into_iter().chain([gateway.tokens.rotation()]) {
+        tokio::join!(gateway.connectors.follow(), gateway.registries.follow());
+        for rotation in api::trust::rotations(&gateway) {
             gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
         }
     }
@@ -401,13 +436,17 @@ async fn follow_keys(gateway: Arc<Gateway>) {
 async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
+    let mut alarms = Vec::new();
     loop {
         ticks.tick().await;
         gateway.record_counted().await;
         let metrics = &gateway.metrics;
         let gate = keeper.gate();
         metrics.connections(gate.status().connections);
-        metrics.log_writable(gateway.journal.is_writable());
+        let log = gateway.journal.status();
+        metrics.log_writable(log.writable);
+        metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
+        record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
         tell_trust(metrics, &keeper);
         let found = (problems.0)();
         if serving != Some(found.is_empty()) {
@@ -420,6 +459,23 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
             }
         }
     }
+}
+
+/// The log itself tells since when, and until when, it was less safe than it should be.
+async fn record_alarms(journal: &Journal, now: &[&'static str], before: &mut Vec<&'static str>) {
+    let begun = now.iter().filter(|alarm| !before.contains(alarm)).map(|&alarm| Entry::Degraded(alarm.to_owned()));
+    let over = before.iter().filter(|alarm| !now.contains(alarm)).map(|&alarm| Entry::Recovered(alarm.to_owned()));
+    let entries: Vec<_> = begun.chain(over).collect();
+    if entries.is_empty() {
+        return;
+    }
+    for entry in entries {
+        // A log that takes nothing now is told again with the next second.
+        if journal.append(entry).await.is_err() {
+            return;
+        }
+    }
+    *before = now.to_vec();
 }
 
 fn tell_trust(metrics: &Metrics, keeper: &Keeper) {

@@ -8,7 +8,7 @@
 //! 4. [`policy`]
 //! 5. [`connectors`]
 //! 6. [`lookup`], the story of a request
-//! 7. [`api`]
+//! 7. [`witness`], [`api`]
 //! 8. [`config`]
 //! 9. [`app`]
 //! 10. [`cli`]
@@ -31,3 +31,4 @@ pub mod pb;
 pub mod policy;
 pub mod telemetry;
 pub mod watched;
+pub mod witness;

@@ -27,6 +27,10 @@ impl LookupService for Bare {
     async fn collect(&self, _: Request<pb::CollectRequest>) -> Result<Response<Self::CollectStream>, Status> {
         Err(Status::unimplemented("only lookups are compared"))
     }
+
+    async fn explain(&self, _: Request<pb::ExplainRequest>) -> Result<Response<pb::ExplainResponse>, Status> {
+        Err(Status::unimplemented("only lookups are compared"))
+    }
 }
 
 /// Serves on a free port, which it writes to `dir/address`, with the certificates and the answer that stand in `dir`.

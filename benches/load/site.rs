@@ -206,6 +206,7 @@ fn configuration(out: &Path, birth: &str, registry: &str) -> String {
         ("../../certs-dev/out", out.to_str().unwrap()),
         ("127.0.0.1:7443", "127.0.0.1:0"),
         ("127.0.0.1:7490", "127.0.0.1:0"),
+        ("127.0.0.1:7447", "127.0.0.1:0"),
         ("https://127.0.0.1:7451", birth),
         ("https://127.0.0.1:7461", registry),
         ("max_connections = 4096", "max_connections = 16384"),

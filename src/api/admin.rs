@@ -155,7 +155,15 @@ impl AdminService for Admin {
                 generation: self.desk.serving(),
                 warnings: self.desk.warnings(),
             }),
-            log: Some(pb::LogStatus { origin: log.origin.to_string(), size: log.size, writable: log.writable }),
+            log: Some(pb::LogStatus {
+                origin: log.origin.to_string(),
+                size: log.size,
+                writable: log.writable,
+                signed: log.signed,
+                witnessed_at: log.witnessed_at.map(convert::timestamp),
+                disk_percent: log.disk_percent.into(),
+                alarms: log.alarms.into_iter().map(str::to_owned).collect(),
+            }),
             providers: providers.collect(),
         }))
     }

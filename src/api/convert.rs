@@ -35,6 +35,7 @@ pub(super) fn receipt(recorded: &Recorded, id: RequestId) -> pb::Receipt {
         time: Some(timestamp(recorded.time())),
         request_id: id.to_string(),
         leaf_hash: recorded.leaf_hash().to_vec().into(),
+        signed: recorded.signed().unwrap_or_default().to_owned(),
     }
 }
 

@@ -162,6 +162,7 @@ where
             method: row.map_or(rpcs::UNKNOWN, |row| row.path),
             token: head.token,
             caller_request_id: head.caller_request_id,
+            sign_receipt: head.sign_receipt,
             trace: head.trace,
             started,
             deadline: started + head.timeout.unwrap_or(Duration::from_millis(self.config.default_timeout_ms)),
@@ -249,6 +250,7 @@ fn judged(request: &Request<Body>) -> Option<(Arc<Connection>, Option<Reason>)> 
 struct Head {
     token: Option<String>,
     caller_request_id: Option<String>,
+    sign_receipt: bool,
     trace: TraceContext,
     timeout: Option<Duration>,
     fault: Option<Refused>,
@@ -274,6 +276,7 @@ impl Head {
         let caller_request_id = headers.get("x-request-id").and_then(|value| value.to_str().ok());
         Self {
             token,
+            sign_receipt: headers.get("oncegate-sign-receipt").is_some_and(|value| value == "1"),
             caller_request_id: caller_request_id.filter(|id| id.len() <= 64).map(str::to_owned),
             trace: TraceContext::continued(headers.get(TraceContext::HEADER).and_then(|value| value.to_str().ok())),
             timeout,

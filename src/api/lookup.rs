@@ -9,10 +9,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{convert, status};
+use super::{convert, explain, status};
 use crate::lookup::{Call, CollectEvent, CollectRequest, Gateway, LookupRequest, PlannedItem, VerifyRequest};
 use crate::pb::gateway as pb;
 use crate::pb::gateway::lookup_service_server::LookupService;
+use crate::policy::Mode;
 
 /// Events that may wait for a slow reader.
 const EVENT_BUFFER: usize = 16;
@@ -57,6 +58,28 @@ impl LookupService for Lookup {
         };
         let verification = self.0.verify(call, request).await.map_err(|refusal| status::of(&refusal, id))?;
         Ok(Response::new(convert::verification(&verification, id)))
+    }
+
+    async fn explain(&self, request: Request<pb::ExplainRequest>) -> Result<Response<pb::ExplainResponse>, Status> {
+        let call = call(&request)?;
+        let message = request.into_inner();
+        let id = call.id;
+        let mode = if message.verify { Mode::Verify } else { Mode::Query };
+        let request = LookupRequest {
+            matter: message.matter,
+            case_id: message.case_id,
+            certificate_type: message.certificate_type,
+            subject_role: message.subject_role,
+            subjects: convert::subjects(message.subjects),
+            read_mask: message.read_mask.unwrap_or_default().paths,
+        };
+        let explained = self.0.explain(call, request, mode).await.map_err(|refusal| status::of(&refusal, id))?;
+        Ok(Response::new(pb::ExplainResponse {
+            fields: explain::fields(&explained.explanation),
+            grants: explained.explanation.grants.iter().map(ToString::to_string).collect(),
+            policy: explained.policy.to_string(),
+            receipt: Some(convert::receipt(&explained.recorded, id)),
+        }))
     }
 
     type CollectStream = Pin<Box<dyn Stream<Item = Result<pb::CollectResponse, Status>> + Send>>;

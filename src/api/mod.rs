@@ -4,6 +4,7 @@
 mod admin;
 mod catalog;
 mod convert;
+mod explain;
 pub mod guard;
 mod lookup;
 mod policy;

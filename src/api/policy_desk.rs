@@ -20,7 +20,7 @@ use crate::audit::{AdminEntry, Entry, PolicyChangeEntry};
 use crate::catalog::Faults;
 use crate::clock::Timestamp;
 use crate::lookup::Gateway;
-use crate::policy::{Policy, PolicyHash, Record, Rules, Store, Stored};
+use crate::policy::{Policy, PolicyHash, Record, Rules, Store, Stored, testing};
 
 /// Says what of a policy this gateway's configuration can't serve.
 #[derive(Clone)]
@@ -262,13 +262,16 @@ fn refused(why: impl fmt::Display) -> NotDone {
     NotDone::Refused(why.to_string())
 }
 
-/// The seam of `oncegate policy test`: a bundle that brings tests serves only if they pass. Until they can be run here,
-/// such a bundle is refused.
-fn tests_pass(bundle: &Path, _policy: &Policy) -> Result<(), Faults> {
+/// A bundle that brings tests, `tests/*.toml` as `oncegate policy test` takes them, serves only if all of them pass.
+fn tests_pass(bundle: &Path, policy: &Policy) -> Result<(), Faults> {
+    let tests = bundle.join("tests");
+    if !tests.exists() {
+        return Ok(());
+    }
     let mut faults = Faults::default();
-    let tests = std::fs::read_dir(bundle.join("tests")).into_iter().flatten().flatten();
-    if tests.into_iter().any(|entry| entry.path().extension().is_some_and(|extension| extension == "toml")) {
-        faults.of(&bundle.join("tests"), "this version can't run policy tests");
+    for failure in testing::run(policy, &tests)?.failures {
+        let message = format!("test failed: {}: {}", failure.name, failure.differences.join("; "));
+        faults.line(&failure.file, Some(failure.line), message);
     }
     faults.or(())
 }

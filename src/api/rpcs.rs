@@ -41,6 +41,7 @@ pub const RPCS: &[Rpc] = &[
     row("/oncegate.gateway.v1.LookupService/Lookup", Needs::Token, true, Audit::Every),
     row("/oncegate.gateway.v1.LookupService/Verify", Needs::Token, true, Audit::Every),
     row("/oncegate.gateway.v1.LookupService/Collect", Needs::Token, true, Audit::Every),
+    row("/oncegate.gateway.v1.LookupService/Explain", Needs::Token, true, Audit::Every),
     row("/oncegate.gateway.v1.CatalogService/ListCertificateTypes", Needs::Certificate, true, Audit::Refusals),
     row("/oncegate.gateway.v1.CatalogService/GetCertificateType", Needs::Certificate, true, Audit::Refusals),
     row("/oncegate.gateway.v1.CatalogService/ListMatters", Needs::Certificate, true, Audit::Refusals),

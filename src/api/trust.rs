@@ -39,8 +39,7 @@ impl TrustService for Trust {
         let (keeper, started_at) = (self.keeper.clone(), self.started_at);
         let state = tokio::task::spawn_blocking(move || running_state(&keeper, started_at)).await;
         let state = state.map(|mut state| {
-            let rotations = self.gateway.connectors.rotations().into_iter().chain([self.gateway.tokens.rotation()]);
-            state.parts = rotations.map(part).collect();
+            state.parts = rotations(&self.gateway).into_iter().map(part).collect();
             state
         });
         state.map(Response::new).map_err(|_| Status::internal("reading the trust directory failed; see the log"))
@@ -114,6 +113,12 @@ pub fn record_followed(gateway: Arc<Gateway>, keeper: Arc<Keeper>) -> impl FnMut
             }
         });
     }
+}
+
+/// How the rotation of everything stands that is followed beside the generations.
+pub fn rotations(gateway: &Gateway) -> Vec<Rotation> {
+    let towards = gateway.connectors.rotations().into_iter().chain(gateway.registries.rotations());
+    towards.chain([gateway.tokens.rotation()]).collect()
 }
 
 fn part(rotation: Rotation) -> pb::RotatedPart {

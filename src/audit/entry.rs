@@ -26,6 +26,16 @@ pub enum Entry {
     PolicyChange(PolicyChangeEntry),
     /// An act of an operator.
     Admin(AdminEntry),
+    /// The log is less safe than it should be: what is wrong, in words.
+    Degraded(String),
+    /// What was wrong is so no more.
+    Recovered(String),
+    /// This log goes on where another one ended: that one's last checkpoint, a signed note. In clear.
+    Continues(String),
+    /// An auditor allows to delete old entries: a note signed by the auditor. In clear.
+    PruneAuth(String),
+    /// Another key signs this log from here on: a note signed by the key before. In clear.
+    LogKey(String),
 }
 
 /// An access record (访问记录): who asked what about whom, for which purpose, and what became of each field.

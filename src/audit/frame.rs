@@ -7,12 +7,11 @@
 //! All numbers are big-endian. The CRC covers the bound header and the body; the AEAD binds the same 26 bytes. The CRC
 //! finds torn writes and bit rot without a key; it is no defence against people, which is the Merkle tree's work.
 
-use aws_lc_rs::digest;
-
+use super::merkle::leaf_hash;
 use crate::clock::Timestamp;
 
 /// Entries in one segment: 256 C2SP entry bundles of 256, one full level-1 tile.
-pub(super) const PER_SEGMENT: u64 = 65_536;
+pub(crate) const PER_SEGMENT: u64 = 65_536;
 /// Bytes of the clear header, CRC included.
 pub(super) const HEADER: usize = BOUND + 4;
 /// Bytes of the AES-GCM tag.
@@ -44,7 +43,39 @@ impl Kind {
     pub(super) const POLICY_CHANGE: Self = Self(5);
     /// An act of an operator.
     pub(super) const ADMIN: Self = Self(6);
-    // Reserved for the replica, recovery and retention: 7 DEGRADED, 8 RECOVERED, 9 CONTINUES, 10 PRUNE_AUTH.
+    /// The log is less safe than it should be.
+    pub(super) const DEGRADED: Self = Self(7);
+    /// It is as safe again.
+    pub(super) const RECOVERED: Self = Self(8);
+    /// This log goes on where another one ended; in clear: that one's last checkpoint.
+    pub(super) const CONTINUES: Self = Self(9);
+    /// An auditor allows to delete old entries; in clear: a note signed by the auditor.
+    pub(super) const PRUNE_AUTH: Self = Self(10);
+    /// Another key signs this log from here on; in clear: a note signed by the key before.
+    pub(super) const LOG_KEY: Self = Self(11);
+
+    /// Its name as documents and screens show it.
+    pub(super) fn name(self) -> &'static str {
+        const NAMES: [&str; 11] = [
+            "ACCESS",
+            "EPOCH",
+            "START",
+            "STOP",
+            "POLICY_CHANGE",
+            "ADMIN",
+            "DEGRADED",
+            "RECOVERED",
+            "CONTINUES",
+            "PRUNE_AUTH",
+            "LOG_KEY",
+        ];
+        usize::from(self.0).checked_sub(1).and_then(|place| NAMES.get(place)).copied().unwrap_or("UNKNOWN")
+    }
+
+    /// True if the body is in clear: it is for everybody and names nobody.
+    pub(super) fn is_clear(self) -> bool {
+        [Self::EPOCH, Self::CONTINUES, Self::PRUNE_AUTH, Self::LOG_KEY].contains(&self)
+    }
 }
 
 /// The clear header, without version and CRC.
@@ -126,16 +157,6 @@ pub(super) fn parse(entry: &[u8]) -> Option<(Header, &[u8])> {
         return None;
     }
     Some((Header::peek(bound)?, body))
-}
-
-/// Hash of an entry as a leaf of the Merkle tree (RFC 6962): SHA-256(0x00 ‖ entry), length not included.
-pub(super) fn leaf_hash(entry: &[u8]) -> [u8; 32] {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    hash.update(&[0]);
-    hash.update(entry);
-    let mut leaf = [0; 32];
-    leaf.copy_from_slice(hash.finish().as_ref());
-    leaf
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

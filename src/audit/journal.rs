@@ -2,23 +2,30 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs, io};
 
 use time::Date;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::checkpoint::{Checkpoint, Tree};
 use super::entry::{self, Entry, StartEntry, StopEntry};
-use super::frame::{Header, Kind, MAX_BODY, PER_SEGMENT};
+use super::files::sync_dir;
+use super::frame::{HEADER, Header, Kind, LENGTH, MAX_BODY, PER_SEGMENT, TAG};
 use super::keys::PublicKey;
+use super::medium::{Disk, Medium};
+use super::merkle::Frontier;
+use super::note::{Signature, SigningKey};
+use super::publisher::{CHECKPOINT, Order, Published, Publisher, read_checkpoint};
+use super::receipt::{self, Decided};
 use super::recover::{RecoverError, Tail, recover};
 use super::seal::{EpochKey, SealError, epoch_day};
-use super::segment::{Disk, Medium, Segments, sync_dir};
-use super::{AppendError, AuditConfig, JournalStatus, OpenError, Recorded, StartInfo, scan};
+use super::segment::{self, Segments, clear_ready};
+use super::{AppendError, AuditConfig, JournalStatus, OpenError, Recorded, StartInfo, prune, rotation, scan};
 use crate::clock::{Clock, Timestamp};
 
 /// The gateway's own access log, open for writing. Cheap to clone; the log ends with [`Journal::close`]. Dropping the
@@ -33,36 +40,60 @@ impl Journal {
     /// then writes an EPOCH and a START entry; both are durable when it returns. Blocks for disk work, and must be called
     /// within a tokio runtime, which will carry the answers.
     pub fn open(config: &AuditConfig, clock: Clock, start: StartInfo) -> Result<Self, OpenError> {
-        Self::open_on(config, clock, start, Box::new(Disk))
+        Self::open_on(config, clock, start, Arc::new(Disk))
     }
 
     pub(super) fn open_on(
         config: &AuditConfig,
         clock: Clock,
         start: StartInfo,
-        medium: Box<dyn Medium>,
+        medium: Arc<dyn Medium>,
     ) -> Result<Self, OpenError> {
         config.check()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let recipients = config.load_recipients()?;
         let in_dir = |source| OpenError::Io { dir: config.dir.clone(), source };
         let lock = Arc::new(prepare_dir(config)?);
-        let tail = recover(&config.dir).map_err(|error| match error {
-            RecoverError::Io(source) => in_dir(source),
-            RecoverError::Corrupt { index, what } => OpenError::Corrupt { dir: config.dir.clone(), index, what },
+        let keys: Vec<_> = config.load_signing_keys()?.into_iter().map(Arc::new).collect();
+        let (mut floors, handover) = own_floor(config, &keys)?;
+        floors.extend_from_slice(&start.held);
+        let tail = recover(&config.dir, &floors, medium.as_ref()).map_err(|error| {
+            let dir = config.dir.clone();
+            match error {
+                RecoverError::Io(source) => OpenError::Io { dir, source },
+                RecoverError::Corrupt { index, what } => OpenError::Corrupt { dir, index, what },
+                RecoverError::Rollback { size, signed } => OpenError::Rollback { dir, size, signed },
+                RecoverError::Fork { size } => OpenError::Fork { dir, size },
+            }
         })?;
-        let segments = Segments::open(&config.dir, &tail, config.preallocate_mib << 20, medium).map_err(in_dir)?;
-        let shared = Arc::new(Shared {
-            origin: config.origin.as_str().into(),
-            size: AtomicU64::new(tail.next),
-            writable: AtomicBool::new(true),
-            stop: Mutex::new(None),
-        });
-        let mut writer =
-            Writer::start(shared.clone(), segments, clock, recipients, tail, start).map_err(|error| match error {
-                WriteError::Io(source) => in_dir(source),
+        clear_ready(&config.dir, tail.segment).map_err(in_dir)?;
+        let step = config.preallocate_mib << 20;
+        let segments = Segments::open(&config.dir, &tail, step, medium.clone()).map_err(in_dir)?;
+        let mut first = Vec::new();
+        if tail.next == 0 {
+            first.extend(config.load_continued()?.map(|note| Entry::Continues(note.to_string())));
+        }
+        first.extend(handover.map(Entry::LogKey));
+        if let Some(note) = config.load_prune_authorization()? {
+            let text = note.to_string();
+            if !prune::stands_in(&config.dir, &text, tail.next).map_err(in_dir)? {
+                first.push(Entry::PruneAuth(text));
+            }
+        }
+        let shared = Arc::new(Shared::new(config, &tail));
+        let mut writer = Writer::start(shared.clone(), segments, clock.clone(), recipients, &tail, start, first)
+            .map_err(|error| match error {
                 WriteError::Seal(_) | WriteError::Epochs => OpenError::Seal,
+                WriteError::Segment(segment::WriteError::Broken(source)) => in_dir(source),
+                WriteError::Segment(segment::WriteError::NoSpace) => in_dir(io::ErrorKind::StorageFull.into()),
             })?;
+        let (latest, checkpoints) = watch::channel(None);
+        let key = keys.first().cloned().ok_or(OpenError::Option("signing_key: there is none"))?;
+        let mut publisher = Publisher::new(config, keys, medium, clock, shared.clone(), latest)?;
+        publisher.tick();
+        if checkpoints.borrow().is_none() {
+            return Err(in_dir(io::Error::other("the first checkpoint can't be written")));
+        }
 
         let (queue, waiting) = mpsc::channel(config.queue);
         let (answers, mut batches) = mpsc::unbounded_channel::<Vec<(Waiter, Recorded)>>();
@@ -75,6 +106,15 @@ impl Journal {
                 }
             }
         });
+        let (orders, taken) = std::sync::mpsc::channel();
+        let (every, held) = (Duration::from_millis(config.checkpoint_ms), lock.clone());
+        let publishing = std::thread::Builder::new()
+            .name("audit-publisher".into())
+            .spawn(move || {
+                let _held = held;
+                publisher.run(&taken, every);
+            })
+            .map_err(in_dir)?;
         let (limit, pace, held) = (config.batch, Duration::from_micros(config.pace_us), lock.clone());
         let thread = std::thread::Builder::new()
             .name("audit-writer".into())
@@ -87,7 +127,9 @@ impl Journal {
             handle: Arc::new(Handle {
                 shared,
                 queue: RwLock::new(Some(queue)),
-                running: Mutex::new(Some(Running { thread, _lock: lock })),
+                running: Mutex::new(Some(Running { thread, publishing, orders, _lock: lock })),
+                checkpoints,
+                key,
                 wait: Duration::from_millis(config.wait_ms),
             }),
         })
@@ -106,9 +148,44 @@ impl Journal {
         }
     }
 
-    /// False once the log is closed or poisoned: every append is refused then.
+    /// As [`Journal::append`], and signs a receipt of an access record: some 20 µs more, on the caller's task.
+    pub async fn append_signed(&self, entry: Entry) -> Result<Recorded, AppendError> {
+        let decided = match &entry {
+            Entry::Access(access) => Some(Decided::of(access)),
+            _ => None,
+        };
+        let mut recorded = self.append(entry).await?;
+        recorded.signed = decided.map(|decided| receipt::sign(&self.handle.key, &recorded, &decided).into());
+        Ok(recorded)
+    }
+
+    /// False once the log is closed or poisoned, and while a full disk or absent witnesses stop it: every append is
+    /// refused then.
     pub fn is_writable(&self) -> bool {
-        self.handle.shared.writable.load(Ordering::Acquire)
+        let shared = &self.handle.shared;
+        shared.writable.load(Ordering::Acquire) && !shared.refuses()
+    }
+
+    /// The latest checkpoint; it changes about once a second while entries arrive.
+    pub fn checkpoints(&self) -> watch::Receiver<Option<Arc<Published>>> {
+        self.handle.checkpoints.clone()
+    }
+
+    /// Hands in a witness's cosignatures of the checkpoint with this tree; those that are not valid are dropped.
+    pub fn cosigned(&self, tree: Tree, signatures: Vec<Signature>) {
+        self.order(Order::Cosigned(tree, signatures));
+    }
+
+    /// Signs a checkpoint now instead of within the second.
+    pub fn publish(&self) {
+        self.order(Order::Publish);
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(running) = lock(&self.handle.running).as_ref() {
+            // Its receiver is gone only when the log is closed.
+            let _ = running.orders.send(order);
+        }
     }
 
     /// Name, size and health of the log.
@@ -118,25 +195,40 @@ impl Journal {
             origin: shared.origin.clone(),
             size: shared.size.load(Ordering::Acquire),
             writable: self.is_writable(),
+            signed: self.handle.checkpoints.borrow().as_ref().map_or(0, |latest| latest.tree.size),
+            witnessed_at: Some(shared.witnessed_us.load(Ordering::Acquire))
+                .filter(|time| *time > 0)
+                .map(Timestamp::from_micros),
+            disk_percent: shared.disk_percent.load(Ordering::Acquire),
+            alarms: shared.alarms(),
         }
     }
 
-    /// Ends the log in order: what is queued is written, then a STOP entry with `reason`; later appends are refused.
-    /// Blocks until that is durable or has failed. Does nothing a second time.
+    /// Ends the log in order: what is queued is written, then a STOP entry with `reason`, then a checkpoint over all;
+    /// later appends are refused. Blocks until that is durable or has failed. Does nothing a second time.
     pub fn close(&self, reason: &str) {
         let mut running = lock(&self.handle.running);
-        let Some(Running { thread, _lock }) = running.take() else { return };
+        let Some(Running { thread, publishing, orders, _lock }) = running.take() else { return };
         *lock(&self.handle.shared.stop) = Some(reason.to_owned());
         // Without a sender the writer drains the queue and ends.
         self.handle.queue.write().unwrap_or_else(PoisonError::into_inner).take();
         if thread.join().is_err() {
             tracing::error!("access log: the writer ended abnormally");
         }
+        // The publisher ends when it has done this and the sender is gone.
+        let _ = orders.send(Order::Publish);
+        drop(orders);
+        if publishing.join().is_err() {
+            tracing::error!("access log: the publisher ended abnormally");
+        }
     }
 
     fn enqueue(&self, entry: Entry) -> Result<oneshot::Receiver<Recorded>, AppendError> {
-        if !self.is_writable() {
+        if !self.handle.shared.writable.load(Ordering::Acquire) {
             return Err(AppendError::Unavailable);
+        }
+        if self.handle.shared.refuses() {
+            return Err(AppendError::Refused);
         }
         let (kind, body) = entry::encode(entry);
         debug_assert!(body.len() <= MAX_BODY, "the encoder keeps its bounds");
@@ -161,25 +253,83 @@ struct Handle {
     queue: RwLock<Option<mpsc::Sender<(Plain, Waiter)>>>,
     /// None once closed.
     running: Mutex<Option<Running>>,
+    checkpoints: watch::Receiver<Option<Arc<Published>>>,
+    /// Signs receipts.
+    key: Arc<SigningKey>,
     wait: Duration,
 }
 
 #[derive(Debug)]
 struct Running {
     thread: JoinHandle<()>,
+    publishing: JoinHandle<()>,
+    orders: std::sync::mpsc::Sender<Order>,
     /// Held by the writer, too: a poisoned log stays locked while the process lives.
     _lock: Arc<File>,
 }
 
-/// What handles and writer share.
+/// What handles, writer and publisher share.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     origin: Arc<str>,
     /// Durable entries.
-    size: AtomicU64,
+    pub(super) size: AtomicU64,
+    /// The tree over them.
+    pub(super) tree: Mutex<Frontier>,
     writable: AtomicBool,
+    /// The writer found no room for an entry.
+    pub(super) no_space: AtomicBool,
+    /// The disk is so full that no entry is taken; or alarmingly full.
+    pub(super) disk_refuses: AtomicBool,
+    pub(super) disk_alarm: AtomicBool,
+    pub(super) disk_percent: AtomicU8,
+    /// No checkpoint can be written.
+    pub(super) unpublished: AtomicBool,
+    /// No witness has cosigned for too long; for so long that no entry is taken.
+    pub(super) unwitnessed: AtomicBool,
+    pub(super) unwitnessed_stop: AtomicBool,
+    /// When a witness last cosigned, in microseconds; 0 for never.
+    pub(super) witnessed_us: AtomicU64,
     /// Why the log is closed, once it is.
     stop: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn new(config: &AuditConfig, tail: &Tail) -> Self {
+        let flag = || AtomicBool::new(false);
+        Self {
+            origin: config.origin.as_str().into(),
+            size: AtomicU64::new(tail.next),
+            tree: Mutex::new(tail.frontier.clone()),
+            writable: AtomicBool::new(true),
+            no_space: flag(),
+            disk_refuses: flag(),
+            disk_alarm: flag(),
+            disk_percent: AtomicU8::new(0),
+            unpublished: flag(),
+            unwitnessed: flag(),
+            unwitnessed_stop: flag(),
+            witnessed_us: AtomicU64::new(0),
+            stop: Mutex::new(None),
+        }
+    }
+
+    /// True while entries are refused for a reason that may pass.
+    fn refuses(&self) -> bool {
+        [&self.no_space, &self.disk_refuses, &self.unwitnessed_stop].iter().any(|flag| flag.load(Ordering::Acquire))
+    }
+
+    fn alarms(&self) -> Vec<&'static str> {
+        let flags = [
+            (&self.no_space, "no space left for entries"),
+            (&self.disk_refuses, "the disk is nearly full: no entry is taken"),
+            (&self.disk_alarm, "the disk fills up"),
+            (&self.unpublished, "no checkpoint can be written"),
+            (&self.unwitnessed_stop, "no witness cosigns: no entry is taken"),
+            (&self.unwitnessed, "no witness cosigns"),
+        ];
+        flags.into_iter().filter(|(flag, _)| flag.load(Ordering::Acquire)).map(|(_, what)| what).collect()
+    }
 }
 
 /// An entry before it has its place.
@@ -203,11 +353,11 @@ struct Writer {
     buffer: Vec<u8>,
 }
 
-/// What poisons the log.
+/// Why a batch was not written. All but a want of space poisons the log.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Segment(#[from] segment::WriteError),
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error("epoch numbers are used up")]
@@ -215,14 +365,15 @@ enum WriteError {
 }
 
 impl Writer {
-    /// A writer whose EPOCH and START entries are durable.
+    /// A writer whose EPOCH and START entries, and those of `first`, are durable.
     fn start(
         shared: Arc<Shared>,
         segments: Segments,
         clock: Clock,
         recipients: Vec<PublicKey>,
-        tail: Tail,
+        tail: &Tail,
         info: StartInfo,
+        first: Vec<Entry>,
     ) -> Result<Self, WriteError> {
         let now = clock.now();
         // Above every number the log holds, and a random key: no nonce was ever used with it.
@@ -236,9 +387,15 @@ impl Writer {
             policy: info.policy,
             recovered: tail.next,
         });
-        let (kind, body) = entry::encode(start);
-        let first = Plain { kind: Kind::EPOCH, body: wrapped };
-        writer.commit(now, &mut vec![(first, ()), (Plain { kind, body }, ())], drop)?;
+        let plain = |entry| {
+            let (kind, body) = entry::encode(entry);
+            (Plain { kind, body }, ())
+        };
+        // What this log continues is its very first entry, and needs no key.
+        let mut batch: Vec<_> = first.into_iter().map(plain).collect();
+        batch.push((Plain { kind: Kind::EPOCH, body: wrapped }, ()));
+        batch.push(plain(start));
+        writer.commit(now, &mut batch, drop)?;
         Ok(writer)
     }
 
@@ -269,6 +426,11 @@ impl Writer {
             }
             due = (batch.len() >= BUSY).then(|| Instant::now() + pace);
             if let Err(error) = self.write(&mut batch, answer) {
+                if matches!(error, WriteError::Segment(segment::WriteError::NoSpace)) {
+                    // Nothing was written. Those who wait find their channel closed; others come when there is room.
+                    batch.clear();
+                    continue;
+                }
                 // After a failed sync nobody knows what is on the disk, and asking again would only seem to help. All
                 // who wait find their channel closed.
                 self.shared.writable.store(false, Ordering::Release);
@@ -292,8 +454,13 @@ impl Writer {
         if day != self.day {
             let number = self.epoch.number().checked_add(1).ok_or(WriteError::Epochs)?;
             let (epoch, body) = EpochKey::generate(number, &self.shared.origin, &self.recipients)?;
-            (self.epoch, self.day) = (epoch, day);
-            self.commit(now, &mut vec![(Plain { kind: Kind::EPOCH, body }, ())], drop)?;
+            let before = std::mem::replace(&mut self.epoch, epoch);
+            if let Err(error) = self.commit(now, &mut vec![(Plain { kind: Kind::EPOCH, body }, ())], drop) {
+                // Nobody has the new key, so nothing may be sealed with it.
+                self.epoch = before;
+                return Err(error);
+            }
+            self.day = day;
         }
         self.commit(now, batch, answer)
     }
@@ -308,8 +475,16 @@ impl Writer {
         while !batch.is_empty() {
             let room = usize::try_from(PER_SEGMENT - self.next % PER_SEGMENT).unwrap_or(1);
             let first = self.next;
-            let mut sealed = Vec::with_capacity(batch.len().min(room));
-            let placed = self.place(time, batch.drain(..batch.len().min(room)), &mut sealed);
+            let count = batch.len().min(room);
+            let len: usize = batch.iter().take(count).map(|(plain, _)| LENGTH + HEADER + plain.body.len() + TAG).sum();
+            let made = self.segments.make_room(first / PER_SEGMENT, len as u64);
+            self.shared.no_space.store(matches!(made, Err(segment::WriteError::NoSpace)), Ordering::Release);
+            if matches!(made, Err(segment::WriteError::Broken(_))) {
+                self.shared.writable.store(false, Ordering::Release);
+            }
+            made?;
+            let mut sealed = Vec::with_capacity(count);
+            let placed = self.place(time, batch.drain(..count), &mut sealed);
             if placed.is_err() {
                 // Said before those who wait hear of it: their channels close with `sealed`.
                 self.shared.writable.store(false, Ordering::Release);
@@ -318,11 +493,17 @@ impl Writer {
             // Durable from here on: the one place where evidence is made.
             self.next = first + sealed.len() as u64;
             self.shared.size.store(self.next, Ordering::Release);
+            let leaves: Vec<_> = sealed.iter().map(|(_, _, leaf)| *leaf).collect();
             let origin = &self.shared.origin;
             let recorded = sealed.into_iter().map(|(waiter, index, leaf_hash)| {
-                (waiter, Recorded { origin: origin.clone(), index, time, leaf_hash })
+                (waiter, Recorded { origin: origin.clone(), index, time, leaf_hash, signed: None })
             });
             answer(recorded.collect());
+            // Nobody waits for the tree.
+            let mut tree = lock(&self.shared.tree);
+            for leaf in leaves {
+                tree.push(leaf);
+            }
         }
         Ok(())
     }
@@ -344,10 +525,29 @@ impl Writer {
             let leaf = self.epoch.put(&mut self.buffer, &header, &mut plain.body)?;
             sealed.push((waiter, seq, leaf));
         }
-        self.segments.advance_to(self.next / PER_SEGMENT)?;
-        self.segments.append(&self.buffer)?;
-        Ok(())
+        Ok(self.segments.append(&self.buffer)?)
     }
+}
+
+/// What the log's own checkpoint says it must contain; and, if it was signed by the key before, the entry that hands
+/// over to the new one.
+fn own_floor(config: &AuditConfig, keys: &[Arc<SigningKey>]) -> Result<(Vec<Tree>, Option<String>), OpenError> {
+    let wrong = |what| OpenError::Checkpoint { dir: config.dir.clone(), what };
+    let Some(note) = read_checkpoint(&config.dir, CHECKPOINT)? else { return Ok((Vec::new(), None)) };
+    let checkpoint = Checkpoint::of(&note).map_err(|_| wrong("not a checkpoint"))?;
+    if checkpoint.origin != config.origin {
+        return Err(wrong("of another log"));
+    }
+    let mut keys = keys.iter();
+    let current = keys.next().ok_or_else(|| wrong("no key signs this log"))?;
+    let handover = if current.verifier().verify(&note).is_some() {
+        None
+    } else {
+        let before = keys.next().filter(|key| key.verifier().verify(&note).is_some());
+        let before = before.ok_or_else(|| wrong("not signed by audit.signing_key or previous_signing_key"))?;
+        Some(rotation::handover(&config.origin, before, current.verifier()))
+    };
+    Ok((vec![checkpoint.tree], handover))
 }
 
 /// Says that nothing is written any more, however the writer ends.
@@ -382,7 +582,7 @@ fn prepare_dir(config: &AuditConfig) -> Result<File, OpenError> {
 }
 
 /// Holds the log's origin: wrapped keys open only under it.
-pub(super) const ORIGIN_FILE: &str = "origin";
+pub(crate) const ORIGIN_FILE: &str = "origin";
 
 fn create_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;

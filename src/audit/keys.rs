@@ -105,6 +105,13 @@ impl PrivateKey {
     }
 }
 
+/// One key is a list of keys.
+impl From<PrivateKey> for Vec<PrivateKey> {
+    fn from(key: PrivateKey) -> Self {
+        vec![key]
+    }
+}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PrivateKey").field("public", &self.public).finish_non_exhaustive()

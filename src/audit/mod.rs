@@ -29,126 +29,47 @@
 //!
 //! Reading is [`reader`], key files are [`keys`].
 
+pub mod checkpoint;
+mod config;
 mod entry;
+pub(crate) mod files;
 mod frame;
 mod journal;
 pub mod keys;
+mod medium;
+pub mod merkle;
+pub mod note;
+pub mod prune;
+mod publisher;
 pub mod reader;
+pub mod receipt;
 mod recover;
+pub mod rotation;
 mod scan;
 mod seal;
 mod segment;
 #[cfg(test)]
 mod tests;
+pub mod tree;
+pub mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use serde::Deserialize;
-
+use self::checkpoint::Tree;
+pub use self::config::{AuditConfig, ContinuesConfig, DiskLimits, PeerTls, ServeConfig, WitnessConfig};
 pub use self::entry::{
     AccessEntry, AdminEntry, ComparedField, Comparison, DecodeError, Entry, EntrySubject, LegalBasis, MaskedField,
     Mode, Omitted, Outcome, PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
 };
+pub(crate) use self::frame::PER_SEGMENT;
 pub use self::journal::Journal;
-use self::keys::{KeyError, PublicKey};
+pub(crate) use self::journal::ORIGIN_FILE;
+use self::keys::KeyError;
+pub use self::publisher::Published;
+pub(crate) use self::scan::file_name as segment_file;
 use crate::clock::Timestamp;
-
-/// Options of the access log.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuditConfig {
-    /// Directory of this gateway's log; created if it does not exist. Two gateways never share one.
-    pub dir: PathBuf,
-    /// Name of the log, unique among all gateways, for example `heshan.gov.example/gw1`: 1 to 200 printable ASCII
-    /// characters without spaces and `+`. It can't be changed later.
-    pub origin: String,
-    /// Public keys that can read the log, the auditor's and the escrow's: 2 to 8 files.
-    pub recipients: Vec<PathBuf>,
-    /// Entries that may wait for the writer, 1 to 1,000,000; more are refused. Default 4,096.
-    #[serde(default = "default_queue")]
-    pub queue: usize,
-    /// Longest wait for durability in milliseconds, 1 to 60,000. Default 2,000.
-    #[serde(default = "default_wait_ms")]
-    pub wait_ms: u64,
-    /// Time from one write to the next while many entries arrive, in microseconds, at most 100,000: what arrives
-    /// meanwhile shares a sync, which costs more than all else together. A quiet log writes at once. Default 2,000.
-    #[serde(default = "default_pace_us")]
-    pub pace_us: u64,
-    /// Most entries in one write, 1 to 65,536. Default 1,024.
-    #[serde(default = "default_batch")]
-    pub batch: usize,
-    /// Zeros written ahead of the log's end in MiB, 1 to 1,024. Default 8.
-    #[serde(default = "default_preallocate_mib")]
-    pub preallocate_mib: u64,
-}
-
-const fn default_queue() -> usize {
-    4096
-}
-
-const fn default_wait_ms() -> u64 {
-    2000
-}
-
-const fn default_pace_us() -> u64 {
-    2000
-}
-
-const fn default_batch() -> usize {
-    1024
-}
-
-const fn default_preallocate_mib() -> u64 {
-    8
-}
-
-impl AuditConfig {
-    /// Makes relative paths relative to `base`, the directory of the configuration file.
-    pub fn rebase(&mut self, base: &Path) {
-        self.dir = base.join(&self.dir);
-        for recipient in &mut self.recipients {
-            *recipient = base.join(&*recipient);
-        }
-    }
-
-    /// Checks every bound.
-    pub fn check(&self) -> Result<(), OpenError> {
-        let origin_byte = |byte: u8| byte.is_ascii_graphic() && byte != b'+';
-        let wrong = if !(1..=200).contains(&self.origin.len()) || !self.origin.bytes().all(origin_byte) {
-            "origin: 1 to 200 printable ASCII characters without spaces and `+`"
-        } else if !(2..=8).contains(&self.recipients.len()) {
-            "recipients: 2 to 8 public key files, the auditor's and the escrow's"
-        } else if !(1..=1_000_000).contains(&self.queue) {
-            "queue: 1 to 1000000"
-        } else if !(1..=60_000).contains(&self.wait_ms) {
-            "wait_ms: 1 to 60000"
-        } else if self.pace_us > 100_000 {
-            "pace_us: at most 100000"
-        } else if !(1..=65_536).contains(&self.batch) {
-            "batch: 1 to 65536"
-        } else if !(1..=1024).contains(&self.preallocate_mib) {
-            "preallocate_mib: 1 to 1024"
-        } else {
-            return Ok(());
-        };
-        Err(OpenError::Option(wrong))
-    }
-
-    /// Reads the public keys.
-    pub fn load_recipients(&self) -> Result<Vec<PublicKey>, OpenError> {
-        let mut keys = Vec::with_capacity(self.recipients.len());
-        for file in &self.recipients {
-            let key = PublicKey::load(file).map_err(|source| OpenError::Recipient { file: file.clone(), source })?;
-            if keys.contains(&key) {
-                return Err(OpenError::Option("recipients: two files hold the same key"));
-            }
-            keys.push(key);
-        }
-        Ok(keys)
-    }
-}
 
 /// What a START entry says about the program that starts.
 #[derive(Debug, Clone)]
@@ -157,6 +78,8 @@ pub struct StartInfo {
     pub gateway: String,
     /// Hash of the policy generation that serves.
     pub policy: [u8; 32],
+    /// Trees of this log that others hold, witnesses above all: a log that does not contain them is not continued.
+    pub held: Vec<Tree>,
 }
 
 /// Evidence that an entry is durable, and the receipt for it. Only the journal makes one, after `fdatasync`.
@@ -166,6 +89,7 @@ pub struct Recorded {
     index: u64,
     time: Timestamp,
     leaf_hash: [u8; 32],
+    signed: Option<Arc<str>>,
 }
 
 impl Recorded {
@@ -188,6 +112,11 @@ impl Recorded {
     pub fn leaf_hash(&self) -> &[u8; 32] {
         &self.leaf_hash
     }
+
+    /// The signed receipt (JWS), if one was asked for.
+    pub fn signed(&self) -> Option<&str> {
+        self.signed.as_deref()
+    }
 }
 
 impl fmt::Debug for Recorded {
@@ -203,8 +132,16 @@ pub struct JournalStatus {
     pub origin: Arc<str>,
     /// Durable entries.
     pub size: u64,
-    /// False once closed or poisoned.
+    /// False once closed or poisoned, and while entries are refused.
     pub writable: bool,
+    /// Entries in the latest checkpoint.
+    pub signed: u64,
+    /// When a witness last cosigned.
+    pub witnessed_at: Option<Timestamp>,
+    /// How full its file system is, in percent.
+    pub disk_percent: u8,
+    /// What is wrong, in words; empty if nothing is.
+    pub alarms: Vec<&'static str>,
 }
 
 /// Why there is no evidence that an entry is durable. No data may leave.
@@ -219,6 +156,9 @@ pub enum AppendError {
     /// The log is poisoned or closed.
     #[error("the access log can't be written")]
     Unavailable,
+    /// Entries are refused until the disk has room, or a witness cosigns, again.
+    #[error("the access log takes no entries for now")]
+    Refused,
 }
 
 /// Why a log can't be opened for writing.
@@ -257,6 +197,40 @@ pub enum OpenError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The log is shorter than what it has signed. It is never continued: keep it, start a new origin that continues it.
+    #[error("access log {} was rolled back: it has {size} entries, and {signed} are signed", dir.display())]
+    Rollback {
+        /// The log.
+        dir: PathBuf,
+        /// Entries found.
+        size: u64,
+        /// Entries signed.
+        signed: u64,
+    },
+    /// The log's entries are not those it has signed. It is never continued: keep it, start a new origin.
+    #[error("access log {} was rewritten: its first {size} entries are not those that are signed", dir.display())]
+    Fork {
+        /// The log.
+        dir: PathBuf,
+        /// Entries signed.
+        size: u64,
+    },
+    /// The log's checkpoint can't be used.
+    #[error("access log {}: the checkpoint: {what}", dir.display())]
+    Checkpoint {
+        /// The log.
+        dir: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A signing key can't be used.
+    #[error("audit signing key {}: {what}", file.display())]
+    SigningKey {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A file can't be read or written.
     #[error("access log {}: {source}", dir.display())]
     Io {
@@ -271,4 +245,20 @@ pub enum OpenError {
     /// Called outside a tokio runtime: a program error.
     #[error("access log: opened outside a tokio runtime")]
     NoRuntime,
+}
+
+/// Material for tests of other rooms.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::frame::{Header, Kind, LENGTH, put};
+    use crate::clock::Timestamp;
+
+    /// A well-formed entry at an index, without its length; its body is no real one.
+    pub(crate) fn framed(seq: u64) -> Vec<u8> {
+        let time = Timestamp::from_secs(1_795_399_200);
+        let header = Header { kind: Kind::ACCESS, epoch: 1, seq, batch_pos: 0, time };
+        let mut out = Vec::new();
+        put(&mut out, &header.bound(), format!("body of {seq}").as_bytes(), &[0; 16]).unwrap();
+        out.split_off(LENGTH)
+    }
 }

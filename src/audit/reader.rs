@@ -9,26 +9,29 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::entry::{AccessEntry, DecodeError, Entry, Outcome, decode};
-use super::frame::{Header, Kind, LENGTH, PER_SEGMENT, leaf_hash, parse};
+use super::frame::{Header, Kind, LENGTH, PER_SEGMENT, parse};
 use super::journal::ORIGIN_FILE;
 use super::keys::PrivateKey;
+use super::merkle::leaf_hash;
 use super::scan::{Window, file_name, segments};
 use super::seal::EpochKey;
 use crate::clock::Timestamp;
 use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 
-/// Iterates over the entries of a log in order, from the first. It ends at the log's present end; calling `next` again
+/// Iterates over the entries of a log in order, from the first that is not pruned. It ends at the log's present end; calling `next` again
 /// later goes on with what was written since. An error names the entries it concerns; reading goes on behind them,
 /// unless it was an I/O error.
 pub struct LogReader {
     dir: PathBuf,
     origin: Arc<str>,
-    key: PrivateKey,
+    keys: Vec<PrivateKey>,
     /// The data key of the epoch being read, if this recipient has it.
     epoch: Option<EpochKey>,
     segment: Option<Window>,
     offset: u64,
     next: u64,
+    /// True until the first EPOCH entry of a pruned log: what stands before may go, and its key has gone.
+    pruned: bool,
     /// Entries outside these times are passed over without decrypting them.
     times: (Option<Timestamp>, Option<Timestamp>),
     /// The unfinished entry that was reported, so that it is reported once.
@@ -37,17 +40,20 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Opens the log in `dir`. Changes nothing there and takes no lock.
-    pub fn open(dir: &Path, key: PrivateKey) -> Result<Self, ReadError> {
+    /// Opens the log in `dir`, to be read with these keys: auditors' keys change with the months. Changes nothing there and
+    /// takes no lock.
+    pub fn open(dir: &Path, keys: impl Into<Vec<PrivateKey>>) -> Result<Self, ReadError> {
         let origin = fs::read_to_string(dir.join(ORIGIN_FILE))?;
+        let first = segments(dir)?.first().copied().unwrap_or_default();
         Ok(Self {
             dir: dir.into(),
             origin: origin.into(),
-            key,
+            keys: keys.into(),
             epoch: None,
             segment: None,
             offset: 0,
-            next: 0,
+            next: first * PER_SEGMENT,
+            pruned: first > 0,
             times: (None, None),
             unfinished: None,
             failed: false,
@@ -77,6 +83,10 @@ impl LogReader {
             let body = parse(entry).map(|(_, body)| body.to_vec()).unwrap_or_default();
             self.offset += (LENGTH + length) as u64;
             self.next += 1;
+            self.pruned &= header.kind != Kind::EPOCH;
+            if self.pruned && !header.kind.is_clear() {
+                continue;
+            }
             let wanted = self.wants(header.time);
             if !wanted && header.kind != Kind::EPOCH {
                 continue;
@@ -148,10 +158,16 @@ impl LogReader {
 
     fn content(&mut self, header: &Header, body: &[u8]) -> Result<Content, ReadError> {
         if header.kind == Kind::EPOCH {
-            self.epoch = EpochKey::unwrap(header.epoch, &self.origin, body, &self.key).ok();
+            let unwrap = |key| EpochKey::unwrap(header.epoch, &self.origin, body, key).ok();
+            self.epoch = self.keys.iter().find_map(unwrap);
             return Ok(Content::Epoch { readable: self.epoch.is_some() });
         }
         let index = header.seq;
+        if header.kind.is_clear() {
+            return decode(header.kind, body)
+                .map(Content::Entry)
+                .map_err(|source| ReadError::Unknown { index, source });
+        }
         let key = self.epoch.as_ref().filter(|key| key.number() == header.epoch);
         let body =
             key.ok_or(ReadError::NoKey { index })?.open(header, body).map_err(|_| ReadError::Forged { index })?;

@@ -1,24 +1,31 @@
-//! Finding the end of a log after whatever happened: an orderly stop, a crash, a power cut, damage.
+//! Finding the end of a log after whatever happened: an orderly stop, a crash, a power cut, damage, a hand in the files.
 //!
 //! A batch is one write; nothing of the next batch is written before it is durable. So only the last batch can be torn:
 //! - Bytes at the first bad entry `k` that no later valid entry contradicts are a torn tail: never acknowledged, cut off.
 //! - A valid entry beyond `k` whose batch starts after `k` proves that `k` was durable once: the log is damaged and is
 //!   refused. Cutting at the first bad CRC would delete acknowledged entries in silence.
-//! - Damage to the very last batch looks torn; only a copy or a witness can tell.
+//! - Damage to the very last batch looks torn; a checkpoint tells, below.
 //!
-//! The last two segments are read whole, of older ones the first entry: a restart takes as long for a year's log as for
-//! a day's. The reader checks everything.
+//! Checkpoints that this log has signed, the one beside it and those that witnesses hold, are its floor: a shorter log
+//! was rolled back, and one whose tree has another root there was rewritten. Both are refused.
+//!
+//! Read are the segments from the lowest floor on, the last two always. Of older ones the kept hashes count, and the
+//! floor's root tells whether they are right: a restart takes as long for a year's log as for a day's.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use super::checkpoint::Tree;
 use super::frame::{LENGTH, PER_SEGMENT};
+use super::medium::Medium;
+use super::merkle::{Frontier, leaf_hash};
 use super::scan::{Window, file_name, segments};
+use super::tree::{self, LogTree, TreeError};
 
 /// The end of a log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tail {
     /// The last segment; 0 for an empty log.
     pub(super) segment: u64,
@@ -28,6 +35,8 @@ pub(super) struct Tail {
     pub(super) next: u64,
     /// Number of the last epoch; 0 for an empty log.
     pub(super) epoch: u32,
+    /// The tree over all entries.
+    pub(super) frontier: Frontier,
 }
 
 /// Why a log can't be continued.
@@ -37,77 +46,156 @@ pub(super) enum RecoverError {
     Io(#[from] io::Error),
     #[error("entry {index}: {what}")]
     Corrupt { index: u64, what: &'static str },
+    #[error("it has {size} entries, and {signed} are signed")]
+    Rollback { size: u64, signed: u64 },
+    #[error("its first {size} entries are not those that are signed")]
+    Fork { size: u64 },
 }
 
-/// Finds the end of the log in `dir`, cuts off a torn tail and makes the rest durable anew.
-pub(super) fn recover(dir: &Path) -> Result<Tail, RecoverError> {
+/// Finds the end of the log in `dir`, cuts off a torn tail and makes the rest durable anew. `floors` are trees that this
+/// log has signed.
+pub(super) fn recover(dir: &Path, floors: &[Tree], medium: &dyn Medium) -> Result<Tail, RecoverError> {
     let numbers = segments(dir)?;
-    let Some(last) = numbers.last().copied() else { return Ok(Tail::default()) };
-    for (expected, number) in (0..).zip(&numbers) {
+    let Some((first, last)) = numbers.first().copied().zip(numbers.last().copied()) else {
+        return match floors.iter().map(|floor| floor.size).max() {
+            None | Some(0) => Ok(Tail::default()),
+            Some(signed) => Err(RecoverError::Rollback { size: 0, signed }),
+        };
+    };
+    for (expected, number) in (first..).zip(&numbers) {
         if *number != expected {
             return Err(corrupt(expected * PER_SEGMENT, "its segment is missing"));
         }
     }
-    for segment in 0..last.saturating_sub(1) {
-        let first = segment * PER_SEGMENT;
-        if open(dir, segment)?.entry(0)?.is_none_or(|(header, _)| header.seq != first) {
-            return Err(corrupt(first, "damaged"));
-        }
+    // What lies before the first segment that is left was held against its floors when it was pruned.
+    let floors: Vec<_> = floors.iter().copied().filter(|floor| floor.size >= first * PER_SEGMENT).collect();
+    let signed = floors.iter().map(|floor| floor.size).max().unwrap_or_default();
+    if signed > (last + 1) * PER_SEGMENT {
+        return Err(RecoverError::Rollback { size: (last + 1) * PER_SEGMENT, signed });
     }
-    let mut epoch = 0;
-    if let Some(before) = last.checked_sub(1) {
-        let walk = walk(&mut open(dir, before)?, before, epoch)?;
-        if walk.tail.next != last * PER_SEGMENT {
+    let lowest = floors.iter().map(|floor| floor.size / PER_SEGMENT).min().unwrap_or(last);
+    let from = lowest.min(last.saturating_sub(1)).max(first);
+    let mut frontier = Frontier::default();
+    for segment in 0..from {
+        let begins = segment * PER_SEGMENT;
+        if segment >= first && open(dir, segment)?.entry(0)?.is_none_or(|(header, _)| header.seq != begins) {
+            return Err(corrupt(begins, "damaged"));
+        }
+        let root = tree::kept_root(dir, segment)?;
+        let root = match root {
+            Some(root) => root,
+            None if segment < first => return Err(corrupt(begins, "its segment is missing")),
+            None => tree::segment_root(dir, segment).map_err(damaged)?,
+        };
+        let _always = frontier.push_node(PER_SEGMENT.ilog2(), root);
+    }
+    let mut walk = Walk { tail: Tail { frontier, ..Tail::default() }, keep: 0, floors: floors.clone() };
+    walk.check_floors();
+    for segment in from..last {
+        walk.segment(&mut open(dir, segment)?, segment, signed)?;
+        if walk.tail.next != (segment + 1) * PER_SEGMENT {
             return Err(corrupt(walk.tail.next, "damaged, and a later segment exists"));
         }
-        epoch = walk.tail.epoch;
     }
     let mut window = open(dir, last)?;
-    let walk = walk(&mut window, last, epoch)?;
-    let (tail, end) = (walk.tail, (last + 1) * PER_SEGMENT);
-    if window.find(tail.offset, |header| header.batch_start() > tail.next && header.seq < end)?.is_some() {
-        return Err(corrupt(tail.next, "damaged, and a later batch is intact"));
+    walk.segment(&mut window, last, signed)?;
+    let end = (last + 1) * PER_SEGMENT;
+    let next = walk.tail.next;
+    if window.find(walk.tail.offset, |header| header.batch_start() > next && header.seq < end)?.is_some() {
+        return Err(corrupt(next, "damaged, and a later batch is intact"));
     }
-    let torn = window.data_end(tail.offset)?.saturating_sub(tail.offset);
+    if signed > next {
+        return Err(RecoverError::Rollback { size: next, signed });
+    }
+    if !walk.floors.is_empty() {
+        refuse_fork(dir, &floors, first)?;
+    }
+    let torn = window.data_end(walk.tail.offset)?.saturating_sub(walk.tail.offset);
     if torn > 0 {
-        tracing::warn!(size = tail.next, torn_bytes = torn, "access log: cutting off a torn batch, never acknowledged");
+        tracing::warn!(size = next, torn_bytes = torn, "access log: cutting off a torn batch, never acknowledged");
     }
-    renew(dir, &walk)?;
-    Ok(tail)
+    renew(dir, &walk, medium)?;
+    Ok(walk.tail)
 }
 
-/// Where reading a segment from its start ended.
+/// A floor's root does not fit. Either entries were rewritten, or only the kept hashes are wrong: then they are thrown
+/// away and the entries themselves decide.
+fn refuse_fork(dir: &Path, floors: &[Tree], first: u64) -> Result<(), RecoverError> {
+    let fork = |size| Err(RecoverError::Fork { size });
+    let lowest = floors.iter().map(|floor| floor.size).min().unwrap_or_default();
+    if first > 0 {
+        return fork(lowest);
+    }
+    let mut tree = LogTree::from_entries(dir);
+    let mut sorted = floors.to_vec();
+    sorted.sort_unstable_by_key(|floor| floor.size);
+    for floor in sorted {
+        tree.grow(floor.size).map_err(damaged)?;
+        if tree.frontier().root() != floor.root {
+            return fork(floor.size);
+        }
+    }
+    Err(corrupt(0, "the kept hashes (*.tiles) are wrong, the entries are right: delete the former"))
+}
+
+fn damaged(error: TreeError) -> RecoverError {
+    match error {
+        TreeError::Io(error) => RecoverError::Io(error),
+        TreeError::Missing { index } => corrupt(index, "damaged, and a later segment exists"),
+        TreeError::Pruned { segment } => corrupt(segment * PER_SEGMENT, "its segment is missing"),
+    }
+}
+
+/// Reading segments from their start.
 struct Walk {
     tail: Tail,
-    /// Where the last batch begins, in bytes.
-    batch: u64,
+    /// Where the bytes begin that are written once more, in the last segment read.
+    keep: u64,
+    /// Floors not yet met.
+    floors: Vec<Tree>,
 }
 
-fn walk(window: &mut Window, segment: u64, epoch: u32) -> io::Result<Walk> {
-    let mut tail = Tail { segment, offset: 0, next: segment * PER_SEGMENT, epoch };
-    let (mut batch, end) = (0, (segment + 1) * PER_SEGMENT);
-    while tail.next < end
-        && let Some((header, length)) = window.entry(tail.offset)?
-        && header.seq == tail.next
-    {
-        if header.batch_pos == 0 {
-            batch = tail.offset;
+impl Walk {
+    fn segment(&mut self, window: &mut Window, segment: u64, signed: u64) -> io::Result<()> {
+        let tail = &mut self.tail;
+        (tail.segment, tail.offset, tail.next) = (segment, 0, segment * PER_SEGMENT);
+        self.keep = 0;
+        let end = (segment + 1) * PER_SEGMENT;
+        while self.tail.next < end
+            && let Some((header, length)) = window.entry(self.tail.offset)?
+            && header.seq == self.tail.next
+        {
+            let leaf = leaf_hash(window.bytes(self.tail.offset, length)?);
+            self.tail.frontier.push(leaf);
+            self.tail.offset += (LENGTH + length) as u64;
+            self.tail.next += 1;
+            self.tail.epoch = header.epoch;
+            if self.tail.next == signed {
+                self.keep = self.tail.offset;
+            }
+            self.check_floors();
         }
-        tail.offset += (LENGTH + length) as u64;
-        tail.next += 1;
-        tail.epoch = header.epoch;
+        Ok(())
     }
-    Ok(Walk { tail, batch })
+
+    fn check_floors(&mut self) {
+        let size = self.tail.frontier.size();
+        if self.floors.iter().any(|floor| floor.size == size) {
+            let root = self.tail.frontier.root();
+            self.floors.retain(|floor| floor.size != size || floor.root != root);
+        }
+    }
 }
 
-/// Cuts the segment at its end and writes its last batch once more. After a failed sync the page cache may show bytes
-/// that never reached the disk: every batch before the last was synced with success, this one perhaps not.
-fn renew(dir: &Path, walk: &Walk) -> io::Result<()> {
+/// Cuts the segment at its end and writes everything behind the floor once more: after a failed sync the page cache may
+/// show bytes that never reached the disk, and what is signed next rests on them.
+fn renew(dir: &Path, walk: &Walk, medium: &dyn Medium) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(dir.join(file_name(walk.tail.segment)))?;
-    let mut batch = vec![0; usize::try_from(walk.tail.offset - walk.batch).map_err(io::Error::other)?];
-    file.read_exact_at(&mut batch, walk.batch)?;
-    file.write_all_at(&batch, walk.batch)?;
+    let mut bytes = vec![0; usize::try_from(walk.tail.offset - walk.keep).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, walk.keep)?;
+    medium.write(&file, &bytes, walk.keep)?;
     file.set_len(walk.tail.offset)?;
+    medium.sync(&file)?;
     file.sync_all()
 }
 

@@ -15,7 +15,7 @@ const BLOCK: usize = 4096;
 const SUFFIX: &str = ".seg";
 
 /// Name of the file of a segment.
-pub(super) fn file_name(segment: u64) -> String {
+pub(crate) fn file_name(segment: u64) -> String {
     format!("{segment:010}{SUFFIX}")
 }
 

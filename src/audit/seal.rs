@@ -9,7 +9,7 @@ use time::Date;
 use zeroize::Zeroizing;
 
 use super::entry::{WrappedKey, decode_epoch, encode_epoch};
-use super::frame::{self, Header, Kind, TAG};
+use super::frame::{self, Header, TAG};
 use super::keys::{KeyError, PrivateKey, PublicKey};
 use crate::clock::Timestamp;
 
@@ -54,11 +54,11 @@ impl EpochKey {
         self.number
     }
 
-    /// Appends a framed entry to `out` and returns its leaf hash. The body is sealed where it lies; an EPOCH body, which
-    /// holds only wrapped keys, stays in clear.
+    /// Appends a framed entry to `out` and returns its leaf hash. The body is sealed where it lies, unless its kind stands
+    /// in clear.
     pub(super) fn put(&self, out: &mut Vec<u8>, header: &Header, body: &mut [u8]) -> Result<[u8; 32], SealError> {
         let bound = header.bound();
-        if header.kind == Kind::EPOCH {
+        if header.kind.is_clear() {
             return frame::put(out, &bound, body, &[]).ok_or(SealError);
         }
         let nonce = Nonce::assume_unique_for_key(header.nonce());
@@ -102,6 +102,7 @@ fn wrap_aad(origin: &str, number: u32) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::Kind;
     use super::*;
 
     fn header(seq: u64) -> Header {

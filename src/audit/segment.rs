@@ -1,38 +1,35 @@
-//! The segment files being written: zero-filled ahead, one write and one `fdatasync` per batch.
+//! The segment files being written: zero-filled ahead, one write and one `fdatasync` per batch, the next segment's file
+//! made ready before it is needed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::files::sync_dir;
+use super::medium::{Medium, is_full};
 use super::recover::Tail;
 use super::scan::file_name;
 
 /// Zeros written at once.
 const ZEROS: &[u8] = &[0; 1 << 18];
 
-/// What the log needs of a disk. Tests put a failing one in its place.
-pub(super) trait Medium: Send {
-    /// Writes all bytes at an offset.
-    fn write(&mut self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-        file.write_all_at(bytes, at)
-    }
-
-    /// Returns once everything written to the file, and its size, is durable.
-    fn sync(&mut self, file: &File) -> io::Result<()> {
-        file.sync_data()
-    }
+/// Why a batch can't be written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// Nothing more fits on the disk. Nothing was written, and a later batch may fit.
+    #[error("no space left")]
+    NoSpace,
+    /// Nothing is known about the batch any more: never write or sync again.
+    #[error(transparent)]
+    Broken(#[from] io::Error),
 }
-
-/// The machine's disk.
-pub(super) struct Disk;
-
-impl Medium for Disk {}
 
 /// The last segment of a log and the place of its next entry.
 pub(super) struct Segments {
     dir: PathBuf,
-    medium: Box<dyn Medium>,
+    medium: Arc<dyn Medium>,
     step: u64,
     number: u64,
     file: File,
@@ -44,40 +41,24 @@ pub(super) struct Segments {
 
 impl Segments {
     /// Opens the segment where recovery found the log's end, or creates the first one. `step` is in bytes.
-    pub(super) fn open(dir: &Path, tail: &Tail, step: u64, medium: Box<dyn Medium>) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, tail: &Tail, step: u64, medium: Arc<dyn Medium>) -> io::Result<Self> {
         let file = open_file(dir, tail.segment)?;
         let allocated = file.metadata()?.len();
         Ok(Self { dir: dir.into(), medium, step, number: tail.segment, file, offset: tail.offset, allocated })
     }
 
-    /// Goes on to segment `number` if it is the next one. The one before gives back its unused zeros.
-    pub(super) fn advance_to(&mut self, number: u64) -> io::Result<()> {
-        if number == self.number {
-            return Ok(());
+    /// Makes room for a batch of at most `len` bytes in segment `number`: this one, or the next. The one before gives
+    /// back its unused zeros. So that a batch's sync need not make a new size durable, the file is zero-filled ahead.
+    pub(super) fn make_room(&mut self, number: u64, len: u64) -> Result<(), WriteError> {
+        if number != self.number {
+            if self.allocated != self.offset {
+                self.file.set_len(self.offset)?;
+                self.medium.sync(&self.file)?;
+                self.allocated = self.offset;
+            }
+            self.file = take_ready(&self.dir, number).map_err(no_space)?;
+            (self.number, self.offset, self.allocated) = (number, 0, self.file.metadata()?.len());
         }
-        self.file.set_len(self.offset)?;
-        self.medium.sync(&self.file)?;
-        self.file = open_file(&self.dir, number)?;
-        (self.number, self.offset, self.allocated) = (number, 0, 0);
-        Ok(())
-    }
-
-    /// Appends the bytes of one batch. When it returns `Ok`, they are durable; after an error nothing is known about
-    /// them, and the caller must never write or sync again.
-    pub(super) fn append(&mut self, batch: &[u8]) -> io::Result<()> {
-        self.reserve(batch.len() as u64)?;
-        self.medium.write(&self.file, batch, self.offset)?;
-        self.medium.sync(&self.file)?;
-        if self.file.metadata()?.nlink() == 0 {
-            // The bytes are safe in a file that nobody will ever find.
-            return Err(io::Error::other("the segment's file was deleted"));
-        }
-        self.offset += batch.len() as u64;
-        Ok(())
-    }
-
-    /// Fills the file with zeros ahead, so that a batch's sync need not make a new size durable.
-    fn reserve(&mut self, len: u64) -> io::Result<()> {
         let needed = self.offset + len;
         if needed <= self.allocated {
             return Ok(());
@@ -85,16 +66,87 @@ impl Segments {
         let goal = needed.next_multiple_of(self.step);
         while self.allocated < goal {
             let len = usize::try_from(goal - self.allocated).unwrap_or(ZEROS.len()).min(ZEROS.len());
-            self.medium.write(&self.file, ZEROS.get(..len).unwrap_or(ZEROS), self.allocated)?;
+            let zeros = ZEROS.get(..len).unwrap_or(ZEROS);
+            self.medium.write(&self.file, zeros, self.allocated).map_err(no_space)?;
             self.allocated += len as u64;
         }
-        self.medium.sync(&self.file)
+        Ok(self.medium.sync(&self.file)?)
+    }
+
+    /// Appends the bytes of one batch, for which there is room. When it returns `Ok`, they are durable; after an error
+    /// nothing is known about them.
+    pub(super) fn append(&mut self, batch: &[u8]) -> Result<(), WriteError> {
+        self.medium.write(&self.file, batch, self.offset)?;
+        self.medium.sync(&self.file)?;
+        self.check_name()?;
+        self.offset += batch.len() as u64;
+        Ok(())
+    }
+
+    /// The bytes are safe, but are they in the log? A file that was deleted or replaced is one that nobody will ever
+    /// find; one with a second name may be written from elsewhere.
+    fn check_name(&self) -> io::Result<()> {
+        let ours = self.file.metadata()?;
+        if ours.nlink() != 1 {
+            return Err(io::Error::other("the segment's file was deleted, or has a second name"));
+        }
+        let named = fs::symlink_metadata(self.dir.join(file_name(self.number)))?;
+        if (named.ino(), named.dev()) == (ours.ino(), ours.dev()) {
+            Ok(())
+        } else {
+            Err(io::Error::other("the segment's file was replaced"))
+        }
     }
 }
 
-/// Makes a directory's names durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+fn no_space(error: io::Error) -> WriteError {
+    if is_full(&error) { WriteError::NoSpace } else { WriteError::Broken(error) }
+}
+
+/// Name under which the next segment's file waits. Its zeros are a reserve, too: a full disk still takes entries until
+/// they are used up.
+fn ready_name(number: u64) -> String {
+    format!("{number:010}.next")
+}
+
+/// Makes the file of a segment ready ahead, `len` bytes of zeros, unless it is. Called from beside the writer.
+pub(super) fn make_ready(dir: &Path, number: u64, len: u64, medium: &dyn Medium) -> io::Result<()> {
+    let (ready, beside) = (dir.join(ready_name(number)), dir.join(format!("{number:010}.making")));
+    if ready.exists() || dir.join(file_name(number)).exists() {
+        return Ok(());
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&beside)?;
+    let mut at = 0;
+    while at < len {
+        let count = usize::try_from(len - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
+        medium.write(&file, ZEROS.get(..count).unwrap_or(ZEROS), at)?;
+        at += count as u64;
+    }
+    medium.sync(&file)?;
+    fs::rename(&beside, &ready)?;
+    sync_dir(dir)
+}
+
+/// Removes files made ready for segments that exist by now.
+pub(super) fn clear_ready(dir: &Path, last: u64) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let number = name.strip_suffix(".next").and_then(|digits| digits.parse::<u64>().ok());
+        if name.ends_with(".making") || number.is_some_and(|number| number != last + 1) {
+            fs::remove_file(dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The file of the next segment: the one made ready, or a new one.
+fn take_ready(dir: &Path, number: u64) -> io::Result<File> {
+    match fs::rename(dir.join(ready_name(number)), dir.join(file_name(number))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    open_file(dir, number)
 }
 
 fn open_file(dir: &Path, number: u64) -> io::Result<File> {

@@ -1,22 +1,26 @@
 //! The log as a whole: what it keeps, what it finds, how it fails.
 
+mod signed;
+mod tamper;
+
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::frame::{Header, LENGTH, PER_SEGMENT, TAG};
 use super::keys::PrivateKey;
+use super::medium::{Disk, Medium, Space};
+use super::note::{Algorithm, SigningKey};
 use super::reader::{Content, LogReader, LoggedEntry, ReadError, Search};
-use super::recover::{RecoverError, Tail, recover};
+use super::recover::{RecoverError, Tail};
 use super::scan::{Window, file_name};
-use super::segment::{Disk, Medium};
 use super::*;
 use crate::clock::Clock;
 use crate::ids::{RequestId, SpiffeId};
@@ -40,8 +44,12 @@ impl Site {
             key.write(&dir.path().join(format!("{name}.key"))).unwrap();
             key.public().write(&dir.path().join(format!("{name}.pub"))).unwrap();
         }
+        for (name, algorithm) in [("heshan.gov.example/gw1", Algorithm::Ed25519), ("witness", Algorithm::Cosignature)] {
+            let key = SigningKey::generate(name, algorithm).unwrap();
+            key.write(&dir.path().join(name.replace('/', "-"))).unwrap();
+        }
         let mut config: AuditConfig = toml::from_str(
-            "dir = 'log'\norigin = 'heshan.gov.example/gw1'\nrecipients = ['auditor.pub', 'escrow.pub']\npreallocate_mib = 1",
+            "dir = 'log'\norigin = 'heshan.gov.example/gw1'\nsigning_key = 'heshan.gov.example-gw1'\nrecipients = ['auditor.pub', 'escrow.pub']\npreallocate_mib = 1",
         )
         .unwrap();
         config.rebase(dir.path());
@@ -57,7 +65,7 @@ impl Site {
     }
 
     fn open_on(&self, faults: &Faulty) -> Journal {
-        Journal::open_on(&self.config, self.clock.clone(), start(), Box::new(faults.clone())).unwrap()
+        Journal::open_on(&self.config, self.clock.clone(), start(), Arc::new(faults.clone())).unwrap()
     }
 
     /// Opens again as soon as the writer of a dropped journal has let go of the lock.
@@ -88,8 +96,13 @@ impl Site {
     }
 }
 
+/// Recovery that knows no checkpoint.
+fn recover(dir: &Path) -> Result<Tail, RecoverError> {
+    recover::recover(dir, &[], &Disk)
+}
+
 fn start() -> StartInfo {
-    StartInfo { gateway: "spiffe://heshan.gov.example/ZS/gateway-1".into(), policy: [7; 32] }
+    StartInfo { gateway: "spiffe://heshan.gov.example/ZS/gateway-1".into(), policy: [7; 32], held: Vec::new() }
 }
 
 fn caller() -> SpiffeId {
@@ -140,23 +153,48 @@ struct Faulty {
     sync: Arc<AtomicBool>,
     /// A sync waits.
     stall: Arc<AtomicBool>,
+    /// A sync says that it is done and does nothing.
+    lie: Arc<AtomicBool>,
+    /// Zeros find no room.
+    full: Arc<AtomicBool>,
+    /// How full the disk says it is, in percent.
+    used: Arc<AtomicU64>,
+    /// Small files can't be written.
+    small: Arc<AtomicBool>,
 }
 
 impl Medium for Faulty {
-    fn write(&mut self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         if self.write.load(Ordering::SeqCst) {
             file.write_all_at(&bytes[..bytes.len() / 2], at)?;
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        if self.full.load(Ordering::SeqCst) && bytes.iter().all(|byte| *byte == 0) {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         Disk.write(file, bytes, at)
     }
 
-    fn sync(&mut self, file: &File) -> io::Result<()> {
+    fn replace(&self, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.small.load(Ordering::SeqCst) {
+            return Err(io::Error::other("injected"));
+        }
+        Disk.replace(dir, name, bytes)
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        Ok(Space { total: 100, free: 100 - self.used.load(Ordering::SeqCst) })
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
         while self.stall.load(Ordering::SeqCst) {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         if self.sync.load(Ordering::SeqCst) {
             return Err(io::Error::other("injected"));
+        }
+        if self.lie.load(Ordering::SeqCst) {
+            return Ok(());
         }
         Disk.sync(file)
     }
@@ -295,6 +333,8 @@ async fn a_torn_log_goes_on_after_its_last_whole_entry() {
     let (stop, _, _) = entries[usize::try_from(lost.index()).unwrap()];
     let file = File::options().write(true).open(site.segment(0)).unwrap();
     file.write_all_at(&[0xab; 900], stop + 20).unwrap();
+    // It was not signed yet when the power failed.
+    fs::remove_file(site.config.dir.join("checkpoint")).unwrap();
     let unfinished = site.read();
     assert!(matches!(unfinished.last(), Some(Err(ReadError::Unfinished { index })) if *index == lost.index()));
     let journal = site.open();
@@ -583,7 +623,8 @@ async fn a_full_segment_rolls_over_and_both_must_be_whole() {
 
     // A crash right after the new segment's file was made.
     File::create(site.segment(1)).unwrap().set_len(1 << 20).unwrap();
-    assert_eq!(recover(&dir).unwrap(), Tail { segment: 1, offset: 0, next: PER_SEGMENT, epoch: 1 });
+    let tail = recover(&dir).unwrap();
+    assert_eq!((tail.segment, tail.offset, tail.next, tail.epoch), (1, 0, PER_SEGMENT, 1));
 
     // Holes between segments, and before the first.
     fs::copy(site.segment(1), site.segment(2)).unwrap();

@@ -191,7 +191,10 @@ impl Custodian<'_> {
         }
     }
 
-    /// What keeps the staged generation from being put in force, if anything; the second list is of warnings.
+    /// Validates what is staged as `activate` would; returns what is no fault but may surprise somebody.
+    ///
+    /// # Errors
+    /// What keeps it from being put in force.
     pub fn check_staged(&self) -> Result<Vec<String>, ActError> {
         let contents = self.candidate()?;
         self.check(&contents).map(|generation| generation.warnings().to_vec())

@@ -41,7 +41,7 @@ pub(super) struct Bound {
     pub(super) key_sha256: [u8; 32],
     pub(super) crl: Option<Crl>,
     departments: Vec<DepartmentCode>,
-    /// Of everything that a chain to this CA is judged by, revocation and the time aside.
+    /// Of what a chain to this CA is built by: its certificate.
     fingerprint: [u8; 32],
 }
 
@@ -56,7 +56,7 @@ struct Blocks {
 }
 
 /// What a caller was believed for. Under another generation it can be judged again by this alone, without a signature,
-/// if that has the same CA with the same bindings.
+/// if that has the same CA certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Grounds {
     /// SHA-256 of the CA's public key.
@@ -125,10 +125,10 @@ impl ClientTrust {
         let Some(facts) = self.authorities.add(der, "", &file, check.faults) else { return };
         check.dates(&facts, certificate_sha256, &file, "", Expires::ClientCa(ca.name.clone()));
         let crl = self.crl(ca, &facts, contents, check);
-        let fingerprint = fingerprint(&certificate_sha256, &departments, &self.trust_domain);
-        self.by_fingerprint.insert(fingerprint, self.cas.len());
+        self.by_fingerprint.insert(certificate_sha256, self.cas.len());
         let name = ca.name.as_str().into();
-        self.cas.push(Bound { name, key_sha256: facts.key_sha256, crl, departments, fingerprint });
+        let key_sha256 = facts.key_sha256;
+        self.cas.push(Bound { name, key_sha256, crl, departments, fingerprint: certificate_sha256 });
     }
 
     fn crl(&self, ca: &ClientCa, facts: &Facts, contents: &Contents, check: &mut Check<'_>) -> Option<Crl> {
@@ -201,6 +201,9 @@ impl ClientTrust {
         if self.blocks.has(ca, grounds.leaf, id) {
             return Err(JudgeError::Blocked);
         }
+        if !ca.departments.contains(id.department()) {
+            return Err(CallerError::NotOfThisAuthority { department: id.department().clone() }.into());
+        }
         let Some(crl) = &ca.crl else { return Ok(grounds.until) };
         if crl.has(grounds.issued) {
             return Err(JudgeError::Revoked);
@@ -208,18 +211,6 @@ impl ClientTrust {
         let fresh_until = crl.next_update.plus(self.crl_grace);
         if now >= fresh_until { Err(JudgeError::ListOverdue) } else { Ok(grounds.until.min(fresh_until)) }
     }
-}
-
-/// Rows are unambiguous: 32 bytes, then codes, then the trust domain, none of which has a comma or a line's end.
-fn fingerprint(certificate: &[u8; 32], departments: &[DepartmentCode], trust_domain: &str) -> [u8; 32] {
-    let mut row = certificate.to_vec();
-    for code in departments {
-        row.extend_from_slice(code.as_str().as_bytes());
-        row.push(b',');
-    }
-    row.push(b'\n');
-    row.extend_from_slice(trust_domain.as_bytes());
-    material::sha256(&row)
 }
 
 impl Blocks {

@@ -195,8 +195,8 @@ impl Gate {
     }
 
     /// Puts a generation in force: new handshakes and requests see it when this returns, and every open connection has
-    /// been judged by it. Costs under a microsecond of CPU a connection, and about 60 µs one whose CA or binding changed,
-    /// so call it where blocking is allowed.
+    /// been judged by it. Costs about a microsecond of CPU a connection, and some 60 µs one whose CA has another
+    /// certificate, so call it where blocking is allowed.
     pub fn install(&self, generation: Generation) -> Result<Swept, NotNewer> {
         let _one = self.installing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current.load().number();
@@ -363,7 +363,8 @@ impl Gate {
                 self.order(connection, Order::Drain);
                 Err(Refusal::NotTrusted)
             }
-            Err(JudgeError::Chain(ChainError::UnknownIssuer)) if generation.drains_removed() => {
+            // A successor of the same name makes it another fault than an unknown issuer; what counts is the CA's key.
+            Err(JudgeError::Chain(_)) if generation.drains_removed() && !generation.has_ca(&connection.ca()) => {
                 // Requests are taken for the grace only, however often this is judged.
                 let grace = Duration::from_millis(self.hardening.connection_grace_ms);
                 connection.stamp(number, connection.valid_until().min(self.clock.now().plus(grace)), None);

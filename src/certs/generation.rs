@@ -256,6 +256,11 @@ impl Generation {
         self.trust.again(grounds, id, self.clock.now())
     }
 
+    /// Whether it has the CA with this key.
+    pub(super) fn has_ca(&self, key_sha256: &[u8; 32]) -> bool {
+        self.trust.by_key(key_sha256).is_some()
+    }
+
     /// Whether connections whose CA it no longer has are drained.
     pub(super) fn drains_removed(&self) -> bool {
         self.manifest.removed == Removed::Drain

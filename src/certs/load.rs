@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
 
-use super::testing::{DAY, DOMAIN, Leaf, Pki, Running, client, get, short};
+use super::testing::{Ca, DAY, DOMAIN, Leaf, Pki, Running, add_ca, client, get, short};
 use super::upstream::client_channel;
-use super::{Against, Blocked, Contents, HardeningConfig, Swept};
+use super::{Against, Blocked, Contents, HardeningConfig, Removed, Swept};
 
 fn asked(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |number| number.parse().unwrap())
@@ -94,7 +97,7 @@ async fn nobody_is_admitted_under_the_trust_of_before() {
         (admitted, refused, between) = (admitted + counts.0, refused + counts.1, between + counts.2);
     }
     eprintln!("{swaps} swaps: {admitted} admitted while free, {refused} refused while blocked, {between} between");
-    assert!(admitted > swaps / 2 && refused > swaps / 2, "{admitted} {refused}: no load");
+    assert!(admitted > 0 && refused > 0, "{admitted} {refused}: no load");
 }
 
 /// Every generation is loaded, validated with a handshake, installed, and forgotten.
@@ -108,15 +111,16 @@ async fn memory_stays_flat_over_many_generations() {
     let mut contents = pki.contents();
     contents.set("GA.crl", Some(pki.ga.crl(2, &(1..2000).collect::<Vec<_>>(), DAY)));
     let mut number = 1;
-    let mut forgotten = Vec::new();
+    let mut held = 0;
     let mut swap = |count: u64| {
         for _ in 0..count {
             number += 1;
             let serving = running.gate.current();
             let generation = pki.load(number, &contents, Against::Serving(&serving)).unwrap();
-            forgotten.push((Arc::downgrade(&serving), Arc::downgrade(serving.server_config())));
+            let (before, tls) = (Arc::downgrade(&serving), Arc::downgrade(serving.server_config()));
             drop(serving);
             running.gate.install(generation).unwrap();
+            held += usize::from(before.strong_count() + tls.strong_count() > 0);
         }
     };
     swap(generations / 3);
@@ -128,8 +132,7 @@ async fn memory_stays_flat_over_many_generations() {
     get(&channel, "/x").await.unwrap();
     assert_eq!(running.gate.status().handshakes_done, 1);
     // The open connection's session holds on to the configuration of its handshake, the first one.
-    let held = forgotten.iter().skip(1).filter(|(one, tls)| one.strong_count() + tls.strong_count() > 0).count();
-    assert_eq!(held, 0, "generations that nobody needs are still there");
+    assert!(held <= 1, "{held} generations that nobody needs were still there");
     // Other tests of this process take memory too, so this is looked at only where it runs alone.
     if std::env::var("ONCEGATE_GENERATIONS").is_ok() {
         assert!(grown < 8 * 1024, "{grown} KiB more than {before}");
@@ -196,10 +199,14 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
     let mut contents = pki.contents();
     contents.set("GA.crl", Some(pki.ga.crl(2, &(1000..101_000).collect::<Vec<_>>(), DAY)));
     let (by_list, list) = swap(&contents).await;
-    // Another binding: every chain is built anew.
+    // Another CA and another binding: no signature either.
     contents.manifest.client_cas[0].departments.push("MZ".to_owned());
+    add_ca(&mut contents, "TY", "TY", &Ca::new("TY"));
     let (by_bundle, bundle) = swap(&contents).await;
-    assert_eq!((by_list.kept, by_bundle.kept), (count + 1, count + 1));
+    // Another certificate of the same CA: every chain is built anew.
+    contents.set("GA.pem", Some(pki.ga.renewed("GA").into()));
+    let (by_chain, chain) = swap(&contents).await;
+    assert_eq!((by_list.kept, by_bundle.kept, by_chain.kept), (count + 1, count + 1, count + 1));
     for _ in 0..asked("ONCEGATE_ROUNDS", 3) {
         contents.manifest.client_cas[0].departments.push("MZ".to_owned());
         swap(&contents).await;
@@ -219,7 +226,7 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
     stop.store(true, Ordering::SeqCst);
     let [quiet, during] = calls.await.unwrap();
     eprintln!(
-        "{count} idle connections: list {list:?}, bundle {bundle:?}, revoked {revoked:?}, all closed {ended:?} after; \
+        "{count} idle connections: list {list:?}, bundle {bundle:?}, CA renewed {chain:?}, revoked {revoked:?}, all closed {ended:?} after; \
          another caller's p99 {:?} at rest ({} calls), {:?} during sweeps ({} calls)",
         p99(quiet.clone()),
         quiet.len(),
@@ -235,4 +242,143 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
 fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
     took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+}
+
+/// Calls answered and failed.
+#[derive(Default)]
+struct Counts {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    /// Calls made once more because they were never taken up.
+    retried: AtomicU64,
+}
+
+impl Counts {
+    fn count(&self, answered: bool) {
+        if answered { &self.answered } else { &self.failed }.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn shown(&self) -> (u64, u64, u64) {
+        let load = |count: &AtomicU64| count.load(Ordering::SeqCst);
+        (load(&self.answered), load(&self.failed), load(&self.retried))
+    }
+}
+
+async fn answered(channel: &Channel) -> bool {
+    get(channel, "/slow/2").await.is_ok_and(|answer| answer.headers().contains_key("x-caller"))
+}
+
+/// A channel as a client has it that only puts its new certificate where the next connection takes it from.
+fn passive(running: &Running, identity: Arc<ArcSwap<rustls::ClientConfig>>) -> Channel {
+    let address = running.address;
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_with_connector_lazy(tower::service_fn(
+        move |_: http::Uri| {
+            let tls = TlsConnector::from(identity.load_full());
+            async move {
+                let tcp = tokio::net::TcpStream::connect(address).await?;
+                tls.connect(ServerName::try_from("localhost").unwrap(), tcp).await.map(TokioIo::new)
+            }
+        },
+    ))
+}
+
+/// New leaf, new CA, new certificates of the callers, old CA gone; again and again, calls going on. Callers who change
+/// their channel and callers who connect for each call never fail; those who wait for GOAWAY never with one retry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_rotated_under_load_and_no_call_fails() {
+    let rounds = asked("ONCEGATE_ROUNDS", 5);
+    let pki = Pki::new();
+    let running = Running::start(&pki, HardeningConfig { connection_grace_ms: 5_000, ..roomy() }).await;
+    let upstream = |name: &str| {
+        let mut config = pki.upstream(running.address);
+        (config.certificate, config.key) = (pki.path(&format!("{name}.pem")), pki.path(&format!("{name}.key")));
+        config
+    };
+    pki.identity("round-0", &pki.ga, &Leaf::client("GA/household"));
+    let channel = Arc::new(ArcSwap::from_pointee(client_channel(&upstream("round-0"), &pki.clock).unwrap()));
+    // Held for the whole of a call, so that the old certificate's last call is known to have ended.
+    let upstreams = Arc::new(tokio::sync::RwLock::new(upstream("round-0")));
+    let identity = Arc::new(ArcSwap::from_pointee(client(Some((&pki.ga, &Leaf::client("GA/passive"))))));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (managed, fresh, waiting) =
+        (Arc::new(Counts::default()), Arc::new(Counts::default()), Arc::new(Counts::default()));
+    let mut callers = JoinSet::new();
+    for _ in 0..4 {
+        let (stopping, channel, counts) = (stop.clone(), channel.clone(), managed.clone());
+        callers.spawn(async move {
+            while !stopping.load(Ordering::SeqCst) {
+                let now = Channel::clone(&channel.load());
+                counts.count(answered(&now).await);
+            }
+        });
+        let (stopping, counts, channel) = (stop.clone(), waiting.clone(), passive(&running, identity.clone()));
+        callers.spawn(async move {
+            while !stopping.load(Ordering::SeqCst) {
+                let mut good = answered(&channel).await;
+                if !good {
+                    counts.retried.fetch_add(1, Ordering::SeqCst);
+                    good = answered(&channel).await;
+                }
+                counts.count(good);
+            }
+        });
+    }
+    let (stopping, counts, current, clock) = (stop.clone(), fresh.clone(), upstreams.clone(), pki.clock.clone());
+    callers.spawn(async move {
+        while !stopping.load(Ordering::SeqCst) {
+            let upstream = current.read().await;
+            let channel = client_channel(&upstream, &clock).unwrap();
+            counts.count(answered(&channel).await);
+        }
+    });
+
+    let (mut contents, mut number) = (pki.contents(), 1);
+    let mut install = async |contents: &Contents| {
+        number += 1;
+        let serving = running.gate.current();
+        let generation = pki.load(number, contents, Against::Serving(&serving)).unwrap();
+        let gate = running.gate.clone();
+        tokio::task::spawn_blocking(move || gate.install(generation)).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    };
+    let started = Instant::now();
+    for round in 1..=rounds {
+        let (chain, key) = pki.server_ca.issue(&Leaf::server("ZS/oncegate"));
+        contents.set("server.pem", Some(chain.into()));
+        contents.set("server.key", Some(key.into()));
+        install(&contents).await;
+
+        let (name, ca) = (format!("GA-{round}"), Ca::new("GA"));
+        add_ca(&mut contents, &name, "GA", &ca);
+        install(&contents).await;
+
+        let identity_name = format!("round-{round}");
+        pki.identity(&identity_name, &ca, &Leaf::client("GA/household"));
+        let next = client_channel(&upstream(&identity_name), &pki.clock).unwrap();
+        assert!(answered(&next).await, "the new certificate is taken");
+        *upstreams.write().await = upstream(&identity_name);
+        channel.store(Arc::new(next));
+        identity.store(Arc::new(client(Some((&ca, &Leaf::client("GA/passive"))))));
+        // Calls under way on the old channel may go on: the old CA's connections are drained.
+        let old = contents.manifest.client_cas.iter().position(|ca| ca.name != name && ca.name != "WJ").unwrap();
+        contents.manifest.client_cas.remove(old);
+        contents.manifest.removed = Removed::Drain;
+        install(&contents).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    let (managed, fresh, waiting) = (managed.shown(), fresh.shown(), waiting.shown());
+    eprintln!(
+        "{rounds} rounds, {} generations in {:?}; answered, failed, retried: managed {managed:?}, a connection per call \
+         {fresh:?}, waiting for GOAWAY {waiting:?}",
+        running.gate.current().number(),
+        started.elapsed()
+    );
+    assert_eq!((managed.1, fresh.1, waiting.1), (0, 0, 0));
+    assert!(managed.0 > rounds * 4 && fresh.0 > rounds && waiting.0 > rounds * 4, "no load");
+    // Those who wait for GOAWAY get it each round.
+    let status = running.gate.status();
+    assert!(status.drained >= rounds && status.killed == 0, "{status:?}");
 }

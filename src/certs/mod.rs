@@ -6,6 +6,8 @@
 //! ```
 //!
 //! - [`Generation`] is one immutable, validated set of trust material; a rotation installs the next one.
+//! - [`Store`] has the generations on disk, [`Custodian`] carries out what operators do to them, and [`Keeper`] follows
+//!   which one is in force.
 //! - [`Gate`] holds the generation in force and every open connection, and judges a connection again when the
 //!   generation changed: it goes on, is drained (GOAWAY) or is killed.
 //! - [`serve`] is the accept loop, with every limit of [`HardeningConfig`].

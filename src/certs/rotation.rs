@@ -177,7 +177,8 @@ async fn the_ca_of_a_department_is_rotated_and_the_old_one_goes_when_nobody_uses
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_ca_drains_or_cuts_as_it_was_said() {
-    for removed in [Removed::Drain, Removed::Kill] {
+    // A successor of the same name must not matter.
+    for (removed, successor) in [(Removed::Drain, false), (Removed::Drain, true), (Removed::Kill, false)] {
         let drained = removed == Removed::Drain;
         let pki = Pki::new();
         let (keeper, running) = start(&pki).await;
@@ -188,7 +189,12 @@ async fn a_removed_ca_drains_or_cuts_as_it_was_said() {
             async move { get(&channel, if drained { "/slow/400" } else { "/slow/60000" }).await }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let remove = Staging { remove: vec!["GA".into()], removed, force: true, ..Staging::default() };
+        let next = Ca::new("GA");
+        let mut remove = Staging { remove: vec!["GA".into()], removed, force: true, ..Staging::default() };
+        if successor {
+            remove.client_cas = vec![("GA-2".into(), next.pem.clone().into())];
+            (remove.crls, remove.bind) = (vec![next.crl(1, &[], DAY)], vec![("GA-2".into(), vec!["GA".into()])]);
+        }
         act(&keeper, stage(remove)).unwrap();
         let told = act(&keeper, Act::Activate).unwrap();
         assert!(told.contains(if drained { "1 drained, 0 cut" } else { "0 drained, 1 cut" }), "{told}");
@@ -327,6 +333,11 @@ async fn a_mounted_volume_is_followed_swap_after_swap() {
             tokio::time::sleep(Duration::from_millis(10)).await;
             assert!(started.elapsed() < Duration::from_secs(3), "swap {number} was not seen");
         }
+    }
+    let started = Instant::now();
+    while told.lock().unwrap().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(started.elapsed() < Duration::from_secs(3), "not all swaps were told");
     }
     following.abort();
     let told = told.lock().unwrap();

@@ -119,7 +119,13 @@ impl Store {
     pub fn write(&self) -> Result<Writing<'_>, StoreError> {
         let path = self.root.join(LOCK);
         let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let lock = open.map_err(at(&path))?;
+        let lock = open.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                let source = io::Error::new(error.kind(), "is no trust directory yet; see `oncegate trust init`");
+                StoreError { path: self.root.clone(), source }
+            }
+            _ => StoreError { path: path.clone(), source: error },
+        })?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => {
                 let why = "another trust command is under way; try again when it has ended";

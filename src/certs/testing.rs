@@ -68,14 +68,23 @@ impl Ca {
     }
 
     pub(super) fn valid_until(name: &str, not_after: Timestamp) -> Self {
+        let (params, key) = (Self::params(name, not_after), KeyPair::generate().unwrap());
+        Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+    }
+
+    /// Another certificate for the same name and key, PEM.
+    pub(super) fn renewed(&self, name: &str) -> String {
+        Self::params(name, NOW.plus(700 * DAY)).self_signed(self.issuer.key()).unwrap().pem()
+    }
+
+    fn params(name: &str, not_after: Timestamp) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = at(Timestamp::from_secs(NOW.as_secs() - 3600));
         params.not_after = at(not_after);
-        let key = KeyPair::generate().unwrap();
-        Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+        params
     }
 
     /// A list of serial numbers, DER, due after `due`.

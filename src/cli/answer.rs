@@ -11,7 +11,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::Exit;
 use super::render::{self, FieldRow, RenderError};
 use super::table::{Cell, Look, Table, Tone, Verdict};
-use crate::pb::gateway::{Comparison, ComparisonResult, Receipt, Record, WithheldReason};
+use crate::pb::gateway::{
+    Comparison, ComparisonResult, ExplainedField, ExplainedForm, FieldForm, Receipt, Record, WithheldReason,
+};
 
 /// One field of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +80,44 @@ pub fn write_records(pool: &DescriptorPool, records: &[Record], out: &mut dyn Wr
         }
     }
     table.write(out, look)
+}
+
+/// A table of what would become of fields, one line per form.
+///
+/// # Errors
+/// If the output can't be written.
+pub fn write_explained(fields: &[ExplainedField], out: &mut dyn Write, look: Look) -> io::Result<()> {
+    let mut table = Table::new(&["field", "decision", "why", "if"]).limit(3, 60);
+    for field in fields {
+        for form in &field.forms {
+            let verdict = match form.form() {
+                FieldForm::Released => Verdict::Released,
+                FieldForm::Masked => Verdict::Masked,
+                FieldForm::Withheld | FieldForm::Unspecified => Verdict::Withheld,
+            };
+            table.row([field.path.clone().into(), verdict.into(), why(form).into(), form.when.clone().into()]);
+        }
+    }
+    table.write(out, look)
+}
+
+/// The mask, or the reason with the condition that does not hold.
+fn why(form: &ExplainedForm) -> String {
+    match form.form() {
+        FieldForm::Withheld if form.condition.is_empty() => reason(form.reason()).to_owned(),
+        FieldForm::Withheld => format!("{} ({})", reason(form.reason()), form.condition),
+        _ => form.mask.clone(),
+    }
+}
+
+/// What would become of a field, as JSON.
+pub fn json_explained(field: &ExplainedField) -> Value {
+    let form = |form: &ExplainedForm| {
+        let name = form.form().as_str_name();
+        let name = name.strip_prefix("FIELD_FORM_").unwrap_or(name);
+        json!({ "form": name, "why": why(form), "when": form.when })
+    };
+    json!({ "path": field.path, "forms": field.forms.iter().map(form).collect::<Vec<_>>() })
 }
 
 /// The records and the decision on each field, as JSON.

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 use super::answer::{self, Refusal};
 use super::case::Case;
@@ -43,6 +44,8 @@ enum What {
     Lookup(LookupArgs),
     /// Compares claimed values with the record, which stays inside the gateway.
     Verify(VerifyArgs),
+    /// What a lookup would release, and why, without looking.
+    Explain(ExplainArgs),
     /// Everything that the case's matter grants one consumer.
     Collect(CollectArgs),
     /// What may be asked for.
@@ -73,6 +76,9 @@ struct LookupArgs {
     /// Fields wanted, by path.
     #[arg(long, value_name = "PATH,…", value_delimiter = ',', required = true)]
     fields: Vec<String>,
+    /// Asks for a signed receipt (JWS) and writes it to this file.
+    #[arg(long, value_name = "FILE")]
+    signed_receipt: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -93,6 +99,15 @@ struct VerifyArgs {
 fn claim(text: &str) -> Result<pb::Claim, &'static str> {
     let (path, value) = text.split_once('=').ok_or("a claim is PATH=VALUE")?;
     Ok(pb::Claim { path: path.to_owned(), value: value.to_owned() })
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    lookup: LookupArgs,
+    /// Asks what may be compared instead of read.
+    #[arg(long)]
+    verify: bool,
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +147,7 @@ pub(super) async fn run(args: CallArgs, out: &mut dyn Write) -> Result<Exit, Fai
     let ended = match args.what {
         What::Lookup(args) => call.lookup(args).await,
         What::Verify(args) => call.verify(args).await,
+        What::Explain(args) => call.explain(args).await,
         What::Collect(args) => call.collect(args).await,
         What::Catalog(what) => call.catalog(what).await,
     };
@@ -192,9 +208,15 @@ impl Call<'_> {
             subjects: case.subjects(),
             read_mask: Some(prost_types::FieldMask { paths: args.fields }),
         };
-        let request = self.client.request(message, &token, self.timeout)?;
+        let mut request = self.client.request(message, &token, self.timeout)?;
+        if args.signed_receipt.is_some() {
+            request.metadata_mut().insert("oncegate-sign-receipt", MetadataValue::from_static("1"));
+        }
         let mut service = LookupServiceClient::new(self.client.channel.clone());
         let answer = service.lookup(request).await?.into_inner();
+        if let (Some(file), Some(receipt)) = (&args.signed_receipt, &answer.receipt) {
+            std::fs::write(file, format!("{}\n", receipt.signed))?;
+        }
         if self.json {
             let receipt = answer.receipt.as_ref().map(answer::json_receipt);
             let records = answer::json_records(&self.pool, &answer.records)?;
@@ -234,6 +256,39 @@ impl Call<'_> {
             (true, _) => Exit::Mismatch,
             (false, true) => Exit::Partial,
             (false, false) => Exit::Ok,
+        })
+    }
+
+    async fn explain(&mut self, ExplainArgs { lookup: args, verify }: ExplainArgs) -> Result<Exit, Stop> {
+        let case = Case::load(&args.case.case)?;
+        let token = self.client.token(&case.token_for(&args.case.consumer)?)?;
+        let message = pb::ExplainRequest {
+            matter: case.matter.clone(),
+            case_id: case.case_id.clone(),
+            certificate_type: args.certificate_type,
+            subject_role: args.role,
+            subjects: case.subjects(),
+            read_mask: Some(prost_types::FieldMask { paths: args.fields }),
+            verify,
+        };
+        let request = self.client.request(message, &token, self.timeout)?;
+        let mut service = LookupServiceClient::new(self.client.channel.clone());
+        let answer = service.explain(request).await?.into_inner();
+        if self.json {
+            let receipt = answer.receipt.as_ref().map(answer::json_receipt);
+            let fields: Vec<_> = answer.fields.iter().map(answer::json_explained).collect();
+            self.print_json(&json!({ "fields": fields, "grants": answer.grants, "receipt": receipt }))?;
+        } else {
+            answer::write_explained(&answer.fields, self.out, self.look)?;
+            self.receipt(answer.receipt.as_ref())?;
+        }
+        let mut forms = answer.fields.iter().flat_map(|field| &field.forms);
+        Ok(if answer.grants.is_empty() {
+            Exit::Denied
+        } else if forms.all(|form| form.form() != pb::FieldForm::Withheld) {
+            Exit::Ok
+        } else {
+            Exit::Partial
         })
     }
 

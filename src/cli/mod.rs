@@ -15,6 +15,7 @@ pub mod serve;
 pub mod status;
 pub mod table;
 pub mod trust;
+pub mod witness;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::StartError;
 use crate::audit::keys::PrivateKey;
+use crate::audit::note::{Algorithm, SigningKey};
 use crate::catalog::Faults;
 use crate::clock::Clock;
 
@@ -107,13 +109,17 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Calls a gateway as another system's engineer would.
     Call(call::CallArgs),
-    /// Reads the access log with an auditor's key.
+    /// Proves the access log with public keys; reads it with an auditor's key.
     Audit(audit::AuditArgs),
+    /// Runs a witness of access logs: cosigns that a log has one past only.
+    Witness(witness::WitnessArgs),
+    /// Runs a mirror of access logs: a witness that cosigns only what it holds a copy of.
+    Mirror(witness::WitnessArgs),
     /// Shows the state of the gateway on this machine.
     Status(status::StatusArgs),
     /// Changes and watches the gateway's trust material.
     Trust(trust::TrustArgs),
-    /// Checks, compares, signs, approves and activates policy bundles.
+    /// Checks, explains, tests, compares, signs, approves and activates policy bundles.
     Policy(policy::PolicyArgs),
     /// Makes a development PKI.
     Pki(pki::PkiArgs),
@@ -142,12 +148,23 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Writes the auditor's and the escrow's key pairs to a directory, for the development PKI.
-pub fn audit_keys(dir: &Path) -> io::Result<()> {
+/// Writes the access log's keys to a directory, for the development PKI: the auditor's and the escrow's, which read it;
+/// the gateway's, which signs it; the witness's and the auditor's own signatures.
+pub fn audit_keys(dir: &Path, trust_domain: &str) -> io::Result<()> {
     for name in ["auditor", "escrow"] {
         let key = PrivateKey::generate().map_err(io::Error::other)?;
         key.write(&dir.join(format!("{name}.key"))).map_err(io::Error::other)?;
         key.public().write(&dir.join(format!("{name}.pub"))).map_err(io::Error::other)?;
+    }
+    let signers = [
+        ("log", format!("{trust_domain}/gw1"), Algorithm::Ed25519),
+        ("witness", format!("witness.{trust_domain}"), Algorithm::Cosignature),
+        ("auditor-signature", format!("auditor.{trust_domain}"), Algorithm::Ed25519),
+    ];
+    for (file, name, algorithm) in signers {
+        let key = SigningKey::generate(&name, algorithm).map_err(io::Error::other)?;
+        key.write(&dir.join(format!("{file}.key"))).map_err(io::Error::other)?;
+        key.write_public(&dir.join(format!("{file}.vkey"))).map_err(io::Error::other)?;
     }
     Ok(())
 }
@@ -160,6 +177,8 @@ async fn run(command: Command, out: &mut io::Stdout) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(args, out).await,
         Command::Call(args) => call::run(args, out).await,
         Command::Audit(args) => audit::run(args, out),
+        Command::Witness(args) => witness::run(&args, false, out).await,
+        Command::Mirror(args) => witness::run(&args, true, out).await,
         Command::Status(args) => status::run(args, out).await,
         Command::Trust(args) => trust::run(args, out).await,
         Command::Pki(args) => match pki::run_rotation(&args, out).await {

@@ -83,6 +83,11 @@ fn print(status: &GetStatusResponse, out: &mut dyn Write) -> std::io::Result<()>
     if let Some(log) = &status.log {
         let writable = if log.writable { "writable" } else { "NOT WRITABLE" };
         writeln!(out, "log        {}, {} entries, {writable}", log.origin, log.size)?;
+        writeln!(out, "           {} signed, witnessed {}", log.signed, time(&log.witnessed_at))?;
+        writeln!(out, "           its disk is {} % full", log.disk_percent)?;
+        for alarm in &log.alarms {
+            writeln!(out, "alarm      {alarm}")?;
+        }
     }
     for provider in &status.providers {
         let last = time(&provider.last_answer_at);

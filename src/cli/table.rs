@@ -25,6 +25,11 @@ impl Look {
         Self::of(io::stdout().is_terminal(), refused)
     }
 
+    /// Of standard error, where progress is shown while standard output goes into a file.
+    pub fn stderr() -> Self {
+        Self::of(io::stderr().is_terminal(), false)
+    }
+
     /// Of a terminal or not, with colours refused or not.
     pub const fn of(terminal: bool, no_colour: bool) -> Self {
         Self { colour: terminal && !no_colour, live: terminal }

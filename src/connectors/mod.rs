@@ -37,7 +37,7 @@ use crate::watched::Rotation;
 pub use registry::{Registries, RegistriesConfig, RegistryConfig};
 
 use flight::{FlightKey, Flights};
-use rotate::{Looked, Rotating};
+use rotate::Rotating;
 
 /// More records than this answer [`FetchError::Ambiguous`] and release nothing.
 pub const MAX_RECORDS: usize = 32;
@@ -223,6 +223,7 @@ struct Connected {
     department: DepartmentCode,
     timeout: Duration,
     source: ArcSwap<Box<dyn Source>>,
+    max_answer_bytes: usize,
     rotating: Rotating,
     last_answer_us: AtomicU64,
     failures: AtomicU32,
@@ -296,8 +297,9 @@ impl Connectors {
                 name: config.name.clone(),
                 department: department.clone(),
                 timeout: Duration::from_millis(config.timeout_ms),
-                source: ArcSwap::from_pointee(grpc_source(channel, config)),
-                rotating: Rotating::new(config, &clock),
+                source: ArcSwap::from_pointee(grpc_source(channel, config.max_answer_bytes)),
+                max_answer_bytes: config.max_answer_bytes,
+                rotating: Rotating::new(format!("source {}", config.name), upstream(config), &clock),
                 last_answer_us: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
             });
@@ -338,22 +340,10 @@ impl Connectors {
     }
 
     async fn follow_one(&self, source: &Connected) {
-        let name = &source.name;
-        match source.rotating.look(&self.0.clock).await {
-            Looked::Same => {}
-            Looked::Ready => match crate::certs::upstream::channel(&upstream(source.rotating.config())) {
-                Ok(channel) => {
-                    source.source.store(Arc::new(grpc_source(channel, source.rotating.config())));
-                    tracing::info!(source = name, "another identity or trust is used towards the source");
-                }
-                // They were in order a moment ago; the next look sees what became of them.
-                Err(faults) => tracing::error!(source = name, %faults, "rotation failed"),
-            },
-            Looked::Refused => {
-                let why = source.rotating.rotation().refused;
-                tracing::error!(source = name, why, "new identity or trust refused; the old one is used");
-            }
-        }
+        rotate::follow(&source.rotating, &self.0.clock, |channel| {
+            source.source.store(Arc::new(grpc_source(channel, source.max_answer_bytes)));
+        })
+        .await;
     }
 
     /// How the rotation of each source stands.
@@ -453,8 +443,8 @@ fn checked(query: &Query, records: Vec<SourceRecord>) -> Result<Vec<Bytes>, Fetc
     Ok(bytes)
 }
 
-fn grpc_source(channel: tonic::transport::Channel, config: &SourceConfig) -> Box<dyn Source> {
-    Box::new(grpc::GrpcSource::new(channel, config.max_answer_bytes))
+fn grpc_source(channel: tonic::transport::Channel, max_answer_bytes: usize) -> Box<dyn Source> {
+    Box::new(grpc::GrpcSource::new(channel, max_answer_bytes))
 }
 
 fn upstream(config: &SourceConfig) -> UpstreamConfig {

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::rotate::RotatingChannel;
 use super::spiffe_id;
 use crate::catalog::{Faults, Subject};
-use crate::certs::upstream::{UpstreamConfig, channel};
+use crate::certs::upstream::UpstreamConfig;
 use crate::identity::{Basis, Purpose};
 use crate::ids::{RequestId, SpiffeId};
 use crate::pb::fact as pb;
@@ -22,6 +22,7 @@ use crate::pb::fact::case_registry_service_client::CaseRegistryServiceClient;
 use crate::pb::fact::consent_registry_service_client::ConsentRegistryServiceClient;
 use crate::policy::{Case, Given, Needs, Party};
 use crate::telemetry::Metrics;
+use crate::watched::Rotation;
 
 /// Memory for cases and for consents, in bytes each: some ten thousand of either.
 const MAX_BYTES: u64 = 16 << 20;
@@ -105,7 +106,7 @@ impl std::fmt::Debug for Registries {
 /// One client with its memory of what was asked for, as [`joined`] tells it.
 #[derive(Clone)]
 struct Registry<V> {
-    channel: Channel,
+    channel: Arc<RotatingChannel>,
     timeout: Duration,
     known: moka::future::Cache<String, V>,
 }
@@ -132,14 +133,39 @@ impl Registries {
                 let held: usize = attributes.map(|(name, value)| ENTRY_BYTES / 2 + name.len() + value.len()).sum();
                 u32::try_from(ENTRY_BYTES + key.len() + held).unwrap_or(u32::MAX)
             });
-            Some(Registry { channel: open(config, &mut faults)?, timeout: timeout(config), known: known.build() })
+            Some(Registry {
+                channel: open("case", config, &mut faults)?,
+                timeout: timeout(config),
+                known: known.build(),
+            })
         });
         let consent = config.consent.as_ref().and_then(|config| {
             let known = memory(config)
                 .weigher(|key: &String, _: &bool| u32::try_from(ENTRY_BYTES + key.len()).unwrap_or(u32::MAX));
-            Some(Registry { channel: open(config, &mut faults)?, timeout: timeout(config), known: known.build() })
+            Some(Registry {
+                channel: open("consent", config, &mut faults)?,
+                timeout: timeout(config),
+                known: known.build(),
+            })
         });
         faults.or(Self { case, consent, metrics })
+    }
+
+    /// Looks at the files of each; what is new is probed, and used if the registry takes it.
+    pub async fn follow(&self) {
+        for channel in self.channels() {
+            channel.follow().await;
+        }
+    }
+
+    /// How the rotation of each stands.
+    pub fn rotations(&self) -> Vec<Rotation> {
+        self.channels().map(|channel| channel.rotation()).collect()
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &Arc<RotatingChannel>> {
+        let case = self.case.iter().map(|registry| &registry.channel);
+        case.chain(self.consent.iter().map(|registry| &registry.channel))
     }
 
     /// What the registries that are needed say, before `deadline`. Never fails: what is not known is none.
@@ -188,7 +214,7 @@ impl Registries {
             consumer: consumer.to_owned(),
         };
         let mut client =
-            CaseRegistryServiceClient::new(registry.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+            CaseRegistryServiceClient::new(registry.channel.get()).max_decoding_message_size(MAX_ANSWER_BYTES);
         let asked = async {
             let answer = self.ask("case", registry.timeout, deadline, message, async |message| {
                 client.get_case(message).await.map(tonic::Response::into_inner)
@@ -232,7 +258,7 @@ impl Registries {
             return Some(known);
         }
         let mut client =
-            ConsentRegistryServiceClient::new(registry.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+            ConsentRegistryServiceClient::new(registry.channel.get()).max_decoding_message_size(MAX_ANSWER_BYTES);
         let asked = async {
             let answer = self.ask("consent", registry.timeout, deadline, message, async |message| {
                 client.check_consent(message).await.map(tonic::Response::into_inner)
@@ -318,8 +344,9 @@ const fn timeout(config: &RegistryConfig) -> Duration {
     Duration::from_millis(config.timeout_ms)
 }
 
-fn open(config: &RegistryConfig, faults: &mut Faults) -> Option<Channel> {
+fn open(name: &str, config: &RegistryConfig, faults: &mut Faults) -> Option<Arc<RotatingChannel>> {
     let RegistryConfig { address, ca, certificate, key, server_id, .. } = config;
     let config = UpstreamConfig::new(address, ca, certificate, key, server_id.clone());
-    channel(&config).map_err(|found| faults.0.extend(found.0)).ok()
+    let channel = RotatingChannel::new(format!("{name} registry"), config);
+    channel.map(Arc::new).map_err(|found| faults.0.extend(found.0)).ok()
 }

@@ -1,22 +1,24 @@
 //! The gateway's identity towards a department, and the CAs it believes there, changed while it runs: make before break.
 //! What is new is tried with a call before it is used, and what was used is used on while the new one fails.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
-use super::{SourceConfig, upstream};
-use crate::certs::upstream::{ProbeError, probe};
+use crate::catalog::Faults;
+use crate::certs::upstream::{ProbeError, UpstreamConfig, channel, probe};
 use crate::clock::Clock;
 use crate::watched::{Rotation, Watched};
 
 /// How often material that failed its probe is tried again: the department may be down.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// A source's files and how their rotation stands.
+/// The files of a channel and how their rotation stands.
 pub(super) struct Rotating {
-    config: SourceConfig,
+    upstream: UpstreamConfig,
     state: Mutex<State>,
 }
 
@@ -28,7 +30,7 @@ struct State {
 }
 
 /// What a look at the files came to.
-pub(super) enum Looked {
+enum Looked {
     /// Nothing to do.
     Same,
     /// New material was probed; it can be used.
@@ -38,15 +40,16 @@ pub(super) enum Looked {
 }
 
 impl Rotating {
-    pub(super) fn new(config: &SourceConfig, clock: &Clock) -> Self {
-        let files = vec![config.ca.clone(), config.certificate.clone(), config.key.clone()];
-        let rotation = Rotation { name: format!("source {}", config.name), since: clock.now(), refused: None };
+    pub(super) fn new(name: String, upstream: UpstreamConfig, clock: &Clock) -> Self {
+        let files = vec![upstream.ca.clone(), upstream.certificate.clone(), upstream.key.clone()];
+        let rotation = Rotation { name, since: clock.now(), refused: None };
         let state = State { watched: Watched::new(files), rotation, again: None };
-        Self { config: config.clone(), state: Mutex::new(state) }
+        Self { upstream, state: Mutex::new(state) }
     }
 
-    pub(super) fn config(&self) -> &SourceConfig {
-        &self.config
+    /// A channel with the files as they are now.
+    fn channel(&self) -> Result<Channel, Faults> {
+        channel(&self.upstream)
     }
 
     pub(super) fn rotation(&self) -> Rotation {
@@ -54,7 +57,7 @@ impl Rotating {
     }
 
     /// Looks at the files and probes what is new.
-    pub(super) async fn look(&self, clock: &Clock) -> Looked {
+    async fn look(&self, clock: &Clock) -> Looked {
         {
             let mut state = self.state();
             let due = state.again.is_some_and(|at| Instant::now() >= at);
@@ -62,7 +65,7 @@ impl Rotating {
                 return Looked::Same;
             }
         }
-        let probed = probe(&upstream(&self.config), clock).await;
+        let probed = probe(&self.upstream, clock).await;
         let mut state = self.state();
         match probed {
             Ok(()) => {
@@ -82,5 +85,54 @@ impl Rotating {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A channel that is replaced when its files change.
+pub(super) struct RotatingChannel {
+    rotating: Rotating,
+    current: ArcSwap<Channel>,
+    clock: Clock,
+}
+
+impl RotatingChannel {
+    pub(super) fn new(name: String, upstream: UpstreamConfig) -> Result<Self, Faults> {
+        let clock = Clock::system();
+        let rotating = Rotating::new(name, upstream, &clock);
+        Ok(Self { current: ArcSwap::from_pointee(rotating.channel()?), rotating, clock })
+    }
+
+    /// The channel in use. Cheap.
+    pub(super) fn get(&self) -> Channel {
+        Channel::clone(&self.current.load())
+    }
+
+    pub(super) fn rotation(&self) -> Rotation {
+        self.rotating.rotation()
+    }
+
+    /// Looks at the files; what is new is probed, and used if it is taken.
+    pub(super) async fn follow(&self) {
+        follow(&self.rotating, &self.clock, |channel| self.current.store(Arc::new(channel))).await;
+    }
+}
+
+/// Looks at the files and hands out a channel with what is new, once it was taken.
+pub(super) async fn follow(rotating: &Rotating, clock: &Clock, put_to_use: impl FnOnce(Channel)) {
+    let looked = rotating.look(clock).await;
+    let Rotation { name, refused, .. } = rotating.rotation();
+    match looked {
+        Looked::Same => {}
+        Looked::Ready => match rotating.channel() {
+            Ok(channel) => {
+                put_to_use(channel);
+                tracing::info!(towards = name, "another identity or trust is used");
+            }
+            // They were in order a moment ago; the next look sees what became of them.
+            Err(faults) => tracing::error!(towards = name, %faults, "rotation failed"),
+        },
+        Looked::Refused => {
+            tracing::error!(towards = name, why = refused, "new identity or trust refused; the old one is used");
+        }
     }
 }

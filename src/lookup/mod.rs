@@ -16,6 +16,7 @@
 //! ```
 
 mod collect;
+mod explain;
 mod reason;
 mod record;
 mod unescapable;
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
+pub use explain::Explained;
 pub use reason::{Reason, Refused};
 pub use verify::{Verification, Verified, VerifyRequest};
 
@@ -86,6 +88,8 @@ pub struct Call {
     pub token: Option<String>,
     /// The caller's own id, at most 64 characters.
     pub caller_request_id: Option<String>,
+    /// True if the caller wants its receipt signed.
+    pub sign_receipt: bool,
     /// W3C trace, continued.
     pub trace: TraceContext,
     /// When the call began.
@@ -108,6 +112,7 @@ pub struct CallStart {
     pub method: &'static str,
     pub token: Option<String>,
     pub caller_request_id: Option<String>,
+    pub sign_receipt: bool,
     pub trace: TraceContext,
     pub started: Instant,
     pub deadline: Instant,
@@ -252,11 +257,24 @@ impl Gateway {
     /// # Errors
     /// The refusal if the caller asks too often.
     pub async fn admit(&self, start: CallStart) -> Result<Call, Refusal> {
-        let CallStart { id, caller, peer, method, token, caller_request_id, trace, started, deadline } = start;
+        let CallStart { id, caller, peer, method, token, caller_request_id, sign_receipt, trace, started, deadline } =
+            start;
         let admitted = self.limits.admit_caller(&caller);
         let (taken, settled) = (AtomicBool::new(false), AtomicBool::new(false));
-        let call =
-            Call { id, caller, peer, method, token, caller_request_id, trace, started, deadline, taken, settled };
+        let call = Call {
+            id,
+            caller,
+            peer,
+            method,
+            token,
+            caller_request_id,
+            sign_receipt,
+            trace,
+            started,
+            deadline,
+            taken,
+            settled,
+        };
         match admitted {
             Ok(()) => Ok(call),
             Err(limited) => {
@@ -340,8 +358,17 @@ impl Gateway {
         })
     }
 
-    /// From the subjects of a request to the decision on every field, before anybody is asked for a record.
+    /// A decision that lets ask for something.
     async fn decide(&self, wanted: &Wanted<'_>, mode: Mode, draft: &mut Draft) -> Result<(Subject, Permit), Refused> {
+        let (subject, permit) = self.judge(wanted, mode, draft).await?;
+        match permit.refusal() {
+            Some(refusal) => Err(Refused::from(refusal).with("certificate_type", wanted.kind.code.clone())),
+            None => Ok((subject, permit)),
+        }
+    }
+
+    /// From the subjects of a request to the decision on every field, before anybody is asked for a record.
+    async fn judge(&self, wanted: &Wanted<'_>, mode: Mode, draft: &mut Draft) -> Result<(Subject, Permit), Refused> {
         let Wanted { call, policy, purpose, matter, kind, about, subjects, fields } = *wanted;
         let subject = policy.catalog().resolve(kind, about, subjects)?;
         draft.subject(&subject, fields);
@@ -355,10 +382,7 @@ impl Gateway {
         let permit = policy.decide(&call.caller, purpose, &subject, mode, fields, &given, self.clock.now());
         draft.permit(&permit);
         self.metrics.fields(FieldDecision::Withheld, permit.withheld().len());
-        match permit.refusal() {
-            Some(refusal) => Err(Refused::from(refusal).with("certificate_type", kind.code.clone())),
-            None => Ok((subject, permit)),
-        }
+        Ok((subject, permit))
     }
 
     /// The records that the permit lets ask for.
@@ -471,7 +495,10 @@ impl Gateway {
     async fn append(&self, call: &Call, draft: Draft) -> Result<Recorded, AppendError> {
         let waited = Instant::now();
         let entry: Entry = draft.finish(call);
-        let recorded = self.journal.append(entry).await;
+        // From its first poll on it is written, even if the caller goes away meanwhile: nobody else must.
+        call.take();
+        let recorded =
+            if call.sign_receipt { self.journal.append_signed(entry).await } else { self.journal.append(entry).await };
         if recorded.is_ok() {
             self.metrics.log_entry(LogKind::Access, waited.elapsed());
         }

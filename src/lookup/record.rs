@@ -11,7 +11,7 @@ use crate::catalog::{CertificateType, Fields, Subject};
 use crate::connectors::Fetched;
 use crate::identity::{Basis, Purpose};
 use crate::ids::{RequestId, SpiffeId};
-use crate::policy::{Compared, Mode, Permit, Settled, Truths, Withheld, WithheldReason};
+use crate::policy::{Compared, Explanation, Mode, Permit, Settled, Truths, Verdict, Withheld, WithheldReason};
 
 /// An entry being filled. Its outcome stands only once the request has ended.
 pub(super) struct Draft(AccessEntry);
@@ -154,6 +154,19 @@ impl Draft {
         entry.answer_digest = digest.as_ref().try_into().ok();
         entry.grants = results.permit.grants().cloned().collect();
         entry.outcome = if results.found { Outcome::Verified } else { Outcome::NotFound };
+    }
+
+    /// What would be released; nothing was, so no record stands here.
+    pub(super) fn explained(&mut self, explanation: &Explanation) {
+        let entry = &mut self.0;
+        entry.grants.clone_from(&explanation.grants);
+        let whole =
+            explanation.fields.iter().all(|field| matches!(field.verdict, Verdict::Released | Verdict::Masked(_)));
+        entry.outcome = match (&explanation.refusal, whole) {
+            (Some(_), _) => Outcome::Denied,
+            (None, true) => Outcome::Released,
+            (None, false) => Outcome::Partial,
+        };
     }
 
     pub(super) fn refused(&mut self, refused: &Refused) {

@@ -19,13 +19,12 @@ use time::Date;
 use time::macros::format_description;
 use toml::Spanned;
 
+use super::cells;
 use super::facts::{FactSet, Stage, Vocabulary};
 use super::file::{DenyEntry, GrantEntry, GrantFile, GrantsTable};
 use super::grant::{Deny, Grant, Mode, is_third_party};
 use super::mask::Mask;
-use crate::catalog::{
-    Catalog, CertificateType, ConsumerKind, Faults, Fields, Matter, ROLES, SharingClass, ValueKind, Wire,
-};
+use crate::catalog::{Catalog, CertificateType, ConsumerKind, Faults, Fields, Matter, ROLES, SharingClass, Wire};
 use crate::ids::DepartmentCode;
 
 /// What grants may name.
@@ -52,22 +51,25 @@ impl Known {
 }
 
 /// Grants and denies of all files; only meaningful if no fault was added.
-pub(super) fn check(files: &[GrantFile], known: &Known, faults: &mut Faults) -> (Vec<Arc<Grant>>, Vec<Deny>) {
+pub(super) fn check(files: &[GrantFile], known: &Known, faults: &mut Faults) -> Checked {
     let mut checked = Checked::default();
     for (index, file) in files.iter().enumerate() {
         if let Some(table) = file.parse(faults) {
             FileCheck { file, index, known, faults }.table(&table, &mut checked);
         }
     }
-    check_inference(&checked.grants, files, known, faults);
-    (checked.grants.into_iter().map(|(grant, _)| grant).collect(), checked.denies)
+    cells::check(&checked.grants, &checked.denies, files, known, faults);
+    checked
 }
 
+/// What the files say.
 #[derive(Default)]
-struct Checked {
+pub(super) struct Checked {
     /// Each with its place: index of the file and offset in it.
-    grants: Vec<(Arc<Grant>, (usize, usize))>,
-    denies: Vec<Deny>,
+    pub(super) grants: Vec<(Arc<Grant>, (usize, usize))>,
+    pub(super) denies: Vec<Deny>,
+    /// Where pseudonyms are granted, each a fault if there is no key.
+    pub(super) pseudonyms: Faults,
     /// Every id of a grant or deny, with the file that has it.
     ids: HashMap<String, String>,
 }
@@ -96,6 +98,10 @@ impl FileCheck<'_> {
         let head = self.facts(&table.when);
         for entry in &table.grant {
             self.id("grant", &entry.get_ref().id, entry.span(), checked);
+            for name in entry.get_ref().mask.values().filter(|name| name.get_ref() == Mask::Pseudonym.name()) {
+                let message = "a pseudonym needs [policy] pseudonym_key: the file with its key";
+                checked.pseudonyms.at(&self.file.path, &self.file.text, name.span().start, message);
+            }
             for grant in self.grants(entry, head, &matter, &provider) {
                 checked.grants.push((Arc::new(grant), (self.index, entry.span().start)));
             }
@@ -505,42 +511,6 @@ impl FileCheck<'_> {
 
     fn fault(&mut self, place: Range<usize>, message: impl Into<String>) {
         self.faults.at(&self.file.path, &self.file.text, place.start, message);
-    }
-}
-
-/// Refuses cells in which a clear birth date gives away what the mask of an identity number hides: its digits 7 to 14 are
-/// that date. Grants of a cell add up, so it does not matter which of them gives the date.
-fn check_inference(grants: &[(Arc<Grant>, (usize, usize))], files: &[GrantFile], known: &Known, faults: &mut Faults) {
-    fn cell(grant: &Grant) -> (&DepartmentCode, &str, &str) {
-        (&grant.consumer, &grant.matter, &grant.certificate_type)
-    }
-    let mut clear: HashMap<_, Fields> = HashMap::new();
-    for (grant, _) in grants.iter().filter(|(grant, _)| grant.mode > Mode::Verify) {
-        *clear.entry(cell(grant)).or_default() |= grant.clear();
-    }
-    for (grant, (file, offset)) in grants.iter().filter(|(grant, _)| !grant.masks.is_empty()) {
-        let (Some(certificate_type), Some(file)) = (known.types.get(&grant.certificate_type), files.get(*file)) else {
-            continue;
-        };
-        let leaves = |of: Fields, what: fn(&crate::catalog::Leaf) -> bool| {
-            of.iter().filter_map(|leaf| certificate_type.leaves.get(leaf)).find(|leaf| what(leaf))
-        };
-        let partly = grant.masks.iter().filter(|(mask, _)| *mask != Mask::Present);
-        let number = leaves(partly.fold(Fields::EMPTY, |all, (_, fields)| all | *fields), |leaf| {
-            matches!(leaf.kind, ValueKind::IdNumber | ValueKind::PersonOrEntityNo)
-        });
-        let birth = leaves(clear.get(&cell(grant)).copied().unwrap_or_default(), |leaf| {
-            matches!(leaf.kind, ValueKind::Date | ValueKind::DateTime)
-                && leaf.mask.as_deref() == Some(Mask::BirthDate.name())
-        });
-        if let (Some(number), Some(birth)) = (number, birth) {
-            let message = format!(
-                "`{}` is masked, but {} also gets `{}` in clear: digits 7 to 14 of an identity number are the birth date; \
-                 mask one of them as `present`",
-                number.path, grant.consumer, birth.path
-            );
-            faults.at(&file.path, &file.text, *offset, message);
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Policy, PolicyHash, Record, signed};
+use super::{Policy, PolicyHash, PseudonymKey, Record, signed};
 use crate::catalog::Faults;
 use crate::identity::jws::{KeySet, Signs};
 
@@ -28,6 +28,9 @@ pub struct PolicyConfig {
     /// JWKS file with the keys of the security administrators, one of whom approves each activation. Without it no bundle
     /// can be activated.
     pub approvers: Option<PathBuf>,
+    /// File with the key of pseudonyms, at least 32 bytes in hexadecimal; several gateways share it. Without it no grant
+    /// may name the mask `pseudonym`.
+    pub pseudonym_key: Option<PathBuf>,
 }
 
 /// Whether bundles must be signed.
@@ -49,6 +52,7 @@ impl Default for PolicyConfig {
             mode: PolicyMode::Unsigned,
             authority: None,
             approvers: None,
+            pseudonym_key: None,
         }
     }
 }
@@ -56,9 +60,8 @@ impl Default for PolicyConfig {
 impl PolicyConfig {
     /// Takes relative paths as relative to `base`, the configuration file's folder.
     pub fn rebase(&mut self, base: &Path) {
-        for path in
-            [&mut self.bundle, &mut self.store].into_iter().chain(&mut self.authority).chain(&mut self.approvers)
-        {
+        let keys = [&mut self.authority, &mut self.approvers, &mut self.pseudonym_key];
+        for path in [&mut self.bundle, &mut self.store].into_iter().chain(keys.into_iter().flatten()) {
             *path = base.join(&*path);
         }
     }
@@ -71,6 +74,7 @@ pub struct Rules {
     authority: Option<KeySet>,
     /// Keys of the security administrators.
     approvers: Option<KeySet>,
+    pseudonym_key: Option<PseudonymKey>,
 }
 
 impl Rules {
@@ -94,12 +98,17 @@ impl Rules {
             (PolicyMode::Signed, Some(keys)) => KeySet::load(keys, &mut faults),
         };
         let approvers = config.approvers.as_ref().and_then(|keys| KeySet::load(keys, &mut faults));
-        faults.or(Self { authority, approvers })
+        let pseudonym_key = config.pseudonym_key.as_deref().map(PseudonymKey::load).transpose();
+        let pseudonym_key = pseudonym_key.unwrap_or_else(|error| {
+            faults.of(file, format!("[policy] pseudonym_key {error}"));
+            None
+        });
+        faults.or(Self { authority, approvers, pseudonym_key })
     }
 
     /// For a bundle of which only the signatures are asked: signed mode with these keys.
     pub fn signed_by(authority: KeySet) -> Self {
-        Self { authority: Some(authority), approvers: None }
+        Self { authority: Some(authority), approvers: None, pseudonym_key: None }
     }
 
     /// True if bundles must be signed.
@@ -120,6 +129,7 @@ impl Rules {
             Some(serving) => Policy::open_beside(bundle, serving),
             None => Policy::open(bundle),
         };
+        let opened = opened.and_then(|policy| policy.with_pseudonyms(self.pseudonym_key.as_ref()));
         let mut policy = opened.map_err(|found| faults.0.extend(found.0)).ok();
         if let (Some(policy), Some(Some(version))) = (&mut policy, manifest) {
             policy.versions.insert(signed::MANIFEST.to_owned(), version);

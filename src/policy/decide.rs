@@ -18,6 +18,8 @@ use time::Date;
 use super::PolicyHash;
 use super::facts::{Case, FactSet, Given, Truths, Vocabulary};
 use super::grant::{Deny, Grant, Mode};
+use super::mask::Mask;
+use super::pseudonym::{PseudonymKey, Pseudonyms};
 use super::reason::{Refusal, Withheld, WithheldReason};
 use crate::catalog::{CertificateType, Fields};
 use crate::identity::Basis;
@@ -47,6 +49,8 @@ pub struct Permit {
     refusal: Option<Refusal>,
     /// Fields that show whom a record is about, and those that its conditions are decided on.
     needed: Fields,
+    /// The key of the consumer's pseudonyms, if a grant gives some.
+    pub(super) pseudonyms: Option<Arc<Pseudonyms>>,
     policy: PolicyHash,
 }
 
@@ -144,6 +148,8 @@ pub(super) struct Cell {
     pub(super) denies: Vec<CellDeny>,
     /// Every fact that its grants and denies name.
     pub(super) facts: FactSet,
+    /// The key of the consumer's pseudonyms; none if there is none, or no grant gives any.
+    pseudonyms: Option<Arc<Pseudonyms>>,
 }
 
 /// A deny rule within a cell.
@@ -186,6 +192,7 @@ impl Table {
                         facts: grant.when,
                         grants: vec![Arc::clone(grant)],
                         denies: Vec::new(),
+                        pseudonyms: None,
                     };
                     table.cells.insert(at, cell);
                 }
@@ -193,16 +200,21 @@ impl Table {
         }
         for deny in denies {
             for cell in &mut table.cells {
-                let concerned = cell.matter == deny.matter
-                    && cell.certificate_type.code == deny.certificate_type
-                    && deny.consumers.as_ref().is_none_or(|consumers| consumers.contains(&cell.consumer));
-                if concerned {
+                if deny.concerns(&cell.consumer, &cell.matter, &cell.certificate_type.code) {
                     cell.facts |= deny.when;
                     cell.denies.push(CellDeny { when: deny.when, fields: deny.fields });
                 }
             }
         }
         table
+    }
+
+    /// Derives the key of each cell that gives pseudonyms.
+    pub(super) fn derive(&mut self, key: &PseudonymKey) {
+        let gives = |grant: &Arc<Grant>| grant.masks.iter().any(|(mask, _)| *mask == Mask::Pseudonym);
+        for cell in self.cells.iter_mut().filter(|cell| cell.grants.iter().any(gives)) {
+            cell.pseudonyms = Some(Arc::new(key.of(&cell.consumer, &cell.matter)));
+        }
     }
 
     /// All cells, by consumer, matter and certificate type.
@@ -242,14 +254,16 @@ impl Table {
         let (mut sure, mut denied) = (Fields::EMPTY, Fields::EMPTY);
         for deny in denies.iter().filter(|deny| !deny.when.intersects(truths.known_false())) {
             let open = deny.when - truths.known_true();
+            // One fact known false lifts it, whatever is unknown besides.
+            let liftable = (open & record) - undecidable;
             if open.is_empty() {
                 sure |= deny.fields;
-            } else if (open - record).is_empty() && !open.intersects(undecidable) {
-                pending.push(CellDeny { when: open, fields: deny.fields });
-            } else {
+            } else if liftable.is_empty() {
                 denied |= deny.fields;
-                let unknown = self.name_of((open - record) | (open & undecidable));
+                let unknown = self.name_of(open);
                 failures.push(Failure::of(deny.fields, WithheldReason::ConditionUnknown, unknown, None));
+            } else {
+                pending.push(CellDeny { when: liftable, fields: deny.fields });
             }
         }
 
@@ -302,6 +316,7 @@ impl Table {
             withheld,
             refusal,
             needed: ask.matches | inputs,
+            pseudonyms: cell.and_then(|cell| cell.pseudonyms.clone()),
             policy,
         }
     }

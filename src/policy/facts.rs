@@ -164,6 +164,12 @@ impl Truths {
         Self { known_true: self.known_true & other.known_true, known_false: self.known_false & other.known_false }
     }
 
+    /// What is known of those of `facts`.
+    #[must_use]
+    pub fn only(self, facts: FactSet) -> Self {
+        Self { known_true: self.known_true & facts, known_false: self.known_false & facts }
+    }
+
     /// Both together; where both know a fact, `other` counts.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

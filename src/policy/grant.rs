@@ -122,3 +122,12 @@ pub(super) struct Deny {
     /// Conditions: it applies unless one of them is known false.
     pub(super) when: FactSet,
 }
+
+impl Deny {
+    /// True if it takes something away from this consumer, for this matter and certificate type.
+    pub(super) fn concerns(&self, consumer: &DepartmentCode, matter: &str, certificate_type: &str) -> bool {
+        self.matter == matter
+            && self.certificate_type == certificate_type
+            && self.consumers.as_ref().is_none_or(|consumers| consumers.contains(consumer))
+    }
+}

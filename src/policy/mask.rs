@@ -2,7 +2,11 @@
 //!
 //! They stand in one total order, weakest (shows most) first, so that grants add up the same way whatever their order:
 //! clear < [`Mask::Phone`] < [`Mask::IdNumber`] < [`Mask::CertNo`] < [`Mask::Address`] < [`Mask::BirthDate`] <
-//! [`Mask::BankCard`] < [`Mask::NameZh`] < [`Mask::Present`]. No mask is a hash: identity numbers can be enumerated.
+//! [`Mask::BankCard`] < [`Mask::NameZh`] < [`Mask::Pseudonym`] < [`Mask::Present`]. A pseudonym shows no character of a
+//! value, only where the same one stands again, so it is stronger than whatever shows a part; `present` does not show even
+//! that. No mask is a plain hash: identity numbers can be enumerated.
+
+use super::pseudonym::Pseudonyms;
 
 /// One way to show less of a value. The order of the variants is the order of strength.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -22,6 +26,8 @@ pub enum Mask {
     BankCard,
     /// `name_zh`: the first character.
     NameZh,
+    /// `pseudonym`: 26 characters that stand for the value, for this consumer and matter alone.
+    Pseudonym,
     /// `present`: the value is omitted and known to exist. `amount` and `image` in a file mean this one.
     Present,
 }
@@ -37,7 +43,7 @@ const BELOW_TOWNSHIP: [char; 7] = ['路', '号', '巷', '弄', '栋', '幢', '�
 
 impl Mask {
     /// Every mask, weakest first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Phone,
         Self::IdNumber,
         Self::CertNo,
@@ -45,6 +51,7 @@ impl Mask {
         Self::BirthDate,
         Self::BankCard,
         Self::NameZh,
+        Self::Pseudonym,
         Self::Present,
     ];
 
@@ -69,15 +76,17 @@ impl Mask {
             Self::BirthDate => "birth_date",
             Self::BankCard => "bank_card",
             Self::NameZh => "name_zh",
+            Self::Pseudonym => "pseudonym",
             Self::Present => "present",
         }
     }
 
     /// The masked form of `value`. `None` means that the value must be omitted, as [`Mask::Present`] says: the mask is
-    /// that one, or it would show the whole value, or the value has not the form that the mask cuts.
+    /// that one, or it would show the whole value, or the value has not the form that the mask cuts, or there is no key to
+    /// make a pseudonym with.
     ///
-    /// The result is never longer in bytes than `value`.
-    pub fn apply(self, value: &str) -> Option<String> {
+    /// The result is never longer in bytes than `value`, except for a pseudonym, which has 26.
+    pub(super) fn apply(self, value: &str, pseudonyms: Option<&Pseudonyms>) -> Option<String> {
         match self {
             Self::Phone | Self::IdNumber => keep(value, 3, 4),
             Self::CertNo => keep(value, 2, 4),
@@ -85,6 +94,7 @@ impl Mask {
             Self::NameZh => keep(value, 1, 0),
             Self::Address => township(value),
             Self::BirthDate => year(value),
+            Self::Pseudonym => pseudonyms?.of(value),
             Self::Present => None,
         }
     }
@@ -114,10 +124,15 @@ fn year(date: &str) -> Option<String> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::pseudonym::{LENGTH, test_key};
     use super::*;
 
     fn masked(mask: Mask, value: &str) -> Option<String> {
-        mask.apply(value)
+        mask.apply(value, Some(&pseudonyms()))
+    }
+
+    fn pseudonyms() -> Pseudonyms {
+        test_key().of(&"GA".parse().unwrap(), "newborn_birth")
     }
 
     #[test]
@@ -149,6 +164,7 @@ mod tests {
             (Mask::Address, "某市沙坪街道"),
             (Mask::BirthDate, "20260102"),
             (Mask::BirthDate, "二〇二六年"),
+            (Mask::Pseudonym, ""),
             (Mask::Present, "anything"),
         ] {
             assert_eq!(masked(mask, value), None, "{mask:?} {value}");
@@ -158,6 +174,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_in_order_of_strength() {
         assert!(Mask::ALL.is_sorted_by(|weaker, stronger| weaker < stronger));
+        assert_eq!(Mask::Pseudonym.apply("张三", None), None, "without a key there is nothing to show");
         for mask in Mask::ALL {
             assert_eq!(Mask::named(mask.name()), Some(mask));
         }
@@ -167,10 +184,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mask_never_shows_everything_nor_grows(value in "\\PC{0,40}") {
+        fn a_mask_never_shows_everything_and_only_a_pseudonym_grows(value in "\\PC{0,40}") {
             for mask in Mask::ALL {
-                if let Some(shown) = mask.apply(&value) {
-                    prop_assert!(shown.len() <= value.len());
+                if let Some(shown) = masked(mask, &value) {
+                    let most = if mask == Mask::Pseudonym { LENGTH } else { value.len() };
+                    prop_assert!(shown.len() <= most);
                     prop_assert!(shown != value || value.contains(HIDDEN));
                 }
             }

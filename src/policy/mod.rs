@@ -47,6 +47,9 @@
 //!   王**. Had the token cited no basis, the first two would be withheld as well: everything about a newborn is sensitive,
 //!   so they would be `BASIS_MISSING`.
 //!
+//! [`Permit::explain`] and [`Policy::explain`] tell what would come of it without a record; [`testing`] holds a policy
+//! against what its departments expect.
+//!
 //! Conditions (`when`) are facts of a closed, three-valued [`Vocabulary`]: a grant needs each known true, a deny applies
 //! unless one is known false.
 //!
@@ -55,21 +58,25 @@
 
 mod answer;
 mod bundle;
+mod cells;
 mod check;
 mod compare;
 mod config;
 mod decide;
 pub mod diff;
+mod explain;
 mod facts;
 mod file;
 mod grant;
 mod holidays;
 mod mask;
+mod pseudonym;
 mod reason;
 mod scan;
 mod settle;
 mod signed;
 mod store;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -87,9 +94,11 @@ pub use answer::answers_subject;
 pub use compare::{Claim, ClaimError, Compared, compare};
 pub use config::{PolicyConfig, PolicyMode, Rules};
 pub use decide::Permit;
+pub use explain::{Branch, Condition, Explained, Explanation, Form, Verdict};
 pub use facts::{Case, Fact, FactSet, FactSource, Given, Needs, Party, Stage, Truths, Vocabulary};
 pub use grant::{Grant, Mode};
 pub use mask::Mask;
+pub use pseudonym::{PseudonymKey, PseudonymKeyError};
 pub use reason::{Refusal, Withheld, WithheldReason};
 pub use settle::{Settled, settle};
 pub use signed::{MANIFEST, Version, Versions, write_manifest};
@@ -98,7 +107,7 @@ pub use wire::{ProjectError, Projected, project};
 
 use crate::catalog::{Catalog, CertificateType, Faults, Fields, Subject, ValueKind, checks};
 use crate::clock::Timestamp;
-use crate::identity::{Caller, Purpose};
+use crate::identity::{Basis, Caller, Purpose};
 use crate::ids::DepartmentCode;
 use check::Known;
 use decide::{Ask, Table};
@@ -115,6 +124,8 @@ pub struct Policy {
     vocabulary: Arc<Vocabulary>,
     hash: PolicyHash,
     versions: Versions,
+    /// Where pseudonyms are granted.
+    pseudonyms: Faults,
 }
 
 impl Policy {
@@ -173,11 +184,25 @@ impl Policy {
         hash: PolicyHash,
         mut faults: Faults,
     ) -> Result<Self, Faults> {
-        let (grants, denies) = check::check(files, known, &mut faults);
+        let check::Checked { grants, denies, pseudonyms, .. } = check::check(files, known, &mut faults);
+        let grants: Vec<_> = grants.into_iter().map(|(grant, _)| grant).collect();
         let vocabulary = Arc::clone(&known.vocabulary);
         let table = Table::new(&grants, &denies, Arc::clone(&vocabulary), |code| known.types.get(code).cloned());
         let versions = files.iter().map(|file| (format!("grants/{}", file.relative()), file.version())).collect();
-        faults.or(Self { catalog, grants, table, vocabulary, hash, versions })
+        faults.or(Self { catalog, grants, table, vocabulary, hash, versions, pseudonyms })
+    }
+
+    /// The policy with the key that pseudonyms are made with. A policy that has not passed here omits values instead.
+    ///
+    /// # Errors
+    /// Every place that grants a pseudonym, if there is no key.
+    pub fn with_pseudonyms(mut self, key: Option<&PseudonymKey>) -> Result<Self, Faults> {
+        match key {
+            Some(key) => self.table.derive(key),
+            None if self.pseudonyms.0.is_empty() => {}
+            None => return Err(self.pseudonyms),
+        }
+        Ok(self)
     }
 
     /// Certificate types, matters and departments of this generation.
@@ -253,6 +278,32 @@ impl Policy {
         self.table.decide(&ask, truths, self.hash)
     }
 
+    /// Explains what would be decided if the facts were as stated: the very decision of [`Policy::decide`], which nothing can
+    /// be released on.
+    pub fn explain(&self, stated: &Stated<'_>) -> Explanation {
+        let record = self.vocabulary.record_facts();
+        let cell = self.table.cell(stated.consumer, stated.matter, stated.certificate_type);
+        let facts = cell.map(|cell| cell.facts).unwrap_or_default();
+        // Registries are not asked, but what they would say is stated: the case is known.
+        let given = Given { case: Some(Arc::default()), consent: None };
+        let ask = Ask {
+            consumer: stated.consumer,
+            matter: stated.matter,
+            certificate_type: stated.certificate_type,
+            role: stated.role,
+            mode: stated.mode,
+            want: stated.want,
+            matches: Fields::EMPTY,
+            basis: stated.basis,
+            reference: stated.reference,
+            minor: stated.minor,
+            today: stated.today,
+            given: &given,
+        };
+        let permit = self.table.decide(&ask, stated.truths.only(facts - record), self.hash);
+        Explanation::of(&permit, stated.facts & record, stated.truths)
+    }
+
     /// Every grant, in the order of the files.
     pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
         self.grants.iter()
@@ -274,6 +325,36 @@ pub fn check_masks(catalog: &Catalog, faults: &mut Faults) {
             }
         }
     }
+}
+
+/// A question whose facts are stated instead of established: for tests of a policy, and to explain it.
+#[derive(Debug, Clone)]
+pub struct Stated<'a> {
+    /// The department that asks.
+    pub consumer: &'a DepartmentCode,
+    /// Code of the matter.
+    pub matter: &'a str,
+    /// The certificate type, of the policy's own catalog.
+    pub certificate_type: &'a Arc<CertificateType>,
+    /// Role of the subject.
+    pub role: &'a str,
+    /// What the fields are wanted for.
+    pub mode: Mode,
+    /// The leaves that are asked for.
+    pub want: Fields,
+    /// Legal basis in the token.
+    pub basis: Basis,
+    /// Its citation or consent reference; empty for none.
+    pub reference: &'a str,
+    /// True if the subject is under 14.
+    pub minor: bool,
+    /// The day in China.
+    pub today: Date,
+    /// Facts that are stated, those stated as unknown included. One of the stage `request` that is not stated is unknown;
+    /// one of the stage `record` is still open.
+    pub facts: FactSet,
+    /// What is stated of them.
+    pub truths: Truths,
 }
 
 /// The vocabulary of the two files, either of which may be missing.

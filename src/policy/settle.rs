@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::decide::Permit;
+use super::explain::Form;
 use super::facts::{FactSet, Truths};
 use super::mask::Mask;
 use super::reason::{Refusal, Withheld, WithheldReason};
@@ -29,6 +30,17 @@ pub(super) struct Forms {
     pub(super) masked: Vec<(Mask, Fields)>,
     pub(super) withheld: Vec<Withheld>,
     pub(super) grants: Vec<Arc<str>>,
+}
+
+impl Forms {
+    /// The form of one of the permit's open leaves.
+    pub(super) fn of(&self, leaf: usize) -> Form {
+        if self.released.contains(leaf) {
+            return Form::Clear;
+        }
+        let masked = self.masked.iter().find(|(_, fields)| fields.contains(leaf));
+        masked.map_or(Form::Withheld, |(mask, _)| Form::Masked(*mask))
+    }
 }
 
 impl<'a> Settled<'a> {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use prost::encoding;
 
 use super::mask::Mask;
+use super::pseudonym::Pseudonyms;
 use super::settle::Settled;
 use crate::catalog::{Child, Fields, Node, Wire};
 
@@ -20,7 +21,8 @@ const MAX_DEPTH: usize = 16;
 /// One record as it may leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Projected {
-    /// The encoded message, never longer than the record it was made from.
+    /// The encoded message: never longer than the record that it was made from, except that each masked string may have
+    /// grown to a pseudonym's 26 bytes, so at most ten times as long.
     pub bytes: Bytes,
     /// Leaves that are in `bytes` in clear: released by the decision and present in the record.
     pub released: Fields,
@@ -50,6 +52,7 @@ pub fn project(settled: &Settled<'_>) -> Result<Projected, ProjectError> {
     let record = settled.record();
     let mut projection = Projection {
         settled,
+        pseudonyms: settled.permit().pseudonyms.as_deref(),
         wanted: settled.released() | settled.masked().iter().fold(Fields::EMPTY, |all, (_, fields)| all | *fields),
         released: Fields::EMPTY,
         masked: Vec::new(),
@@ -63,6 +66,7 @@ pub fn project(settled: &Settled<'_>) -> Result<Projected, ProjectError> {
 
 struct Projection<'a> {
     settled: &'a Settled<'a>,
+    pseudonyms: Option<&'a Pseudonyms>,
     /// Released or masked.
     wanted: Fields,
     released: Fields,
@@ -101,7 +105,7 @@ impl Projection<'_> {
             self.released |= Fields::one(leaf);
         } else if let Some((mask, _)) = self.settled.masked().iter().find(|(_, fields)| fields.contains(leaf)) {
             // Only strings have a masked form; the loader lets other values be masked as `present` alone.
-            let shown = if wire == Wire::String { mask.apply(utf8(field.value)?) } else { None };
+            let shown = if wire == Wire::String { mask.apply(utf8(field.value)?, self.pseudonyms) } else { None };
             let applied = if shown.is_some() { *mask } else { Mask::Present };
             if let Some(shown) = shown {
                 put_delimited(out, field.number, shown.as_bytes());

@@ -15,6 +15,11 @@
 //! | `oncegate_log_entries_total` | counter | `kind` |
 //! | `oncegate_log_wait_seconds` | histogram | |
 //! | `oncegate_log_writable` | gauge, 1 or 0 | |
+//! | `oncegate_log_size` | gauge, entries | |
+//! | `oncegate_log_signed` | gauge, entries in the latest checkpoint | |
+//! | `oncegate_log_witnessed_seconds` | gauge, Unix time of the last cosignature, 0 for never | |
+//! | `oncegate_log_disk_percent` | gauge, how full the log's disk is | |
+//! | `oncegate_log_alarms` | gauge, alarms of the access log now | |
 //! | `oncegate_trust_expiry_seconds` | gauge, Unix time | `kind`, `name` |
 //! | `oncegate_trust_generation` | gauge: the number that serves | |
 //! | `oncegate_trust_on_disk` | gauge: the number `current` leads to | |
@@ -61,6 +66,11 @@ pub struct Metrics {
     log_entries: Family<KindLabel, Counter>,
     log_wait: Histogram,
     log_writable: Gauge,
+    log_size: Gauge,
+    log_signed: Gauge,
+    log_witnessed: Gauge,
+    log_disk: Gauge,
+    log_alarms: Gauge,
     trust: TrustGauges,
     unknown_fields: Family<TypeLabel, Counter>,
 }
@@ -83,6 +93,11 @@ impl Metrics {
             log_entries: Family::default(),
             log_wait: log_histogram(),
             log_writable: Gauge::default(),
+            log_size: Gauge::default(),
+            log_signed: Gauge::default(),
+            log_witnessed: Gauge::default(),
+            log_disk: Gauge::default(),
+            log_alarms: Gauge::default(),
             trust: TrustGauges::default(),
             unknown_fields: Family::default(),
         };
@@ -156,6 +171,16 @@ impl Metrics {
     /// Whether the access log takes entries.
     pub fn log_writable(&self, writable: bool) {
         self.log_writable.set(i64::from(writable));
+    }
+
+    /// How well the access log is signed, witnessed and housed.
+    pub fn log_proofs(&self, size: u64, signed: u64, witnessed: Option<Timestamp>, disk_percent: u8, alarms: usize) {
+        let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.log_size, size);
+        set(&self.log_signed, signed);
+        set(&self.log_witnessed, witnessed.map_or(0, Timestamp::as_secs));
+        set(&self.log_disk, disk_percent.into());
+        set(&self.log_alarms, alarms as u64);
     }
 
     /// The state of trust; parts that are gone lose their series.
@@ -239,6 +264,12 @@ impl Metrics {
         let help = "Time an entry waits until it is durable";
         list.register_with_unit("log_wait", help, Unit::Seconds, self.log_wait.clone());
         list.register("log_writable", "1 if the access log takes entries", self.log_writable.clone());
+        list.register("log_size", "Durable entries of the access log", self.log_size.clone());
+        list.register("log_signed", "Entries in the latest checkpoint", self.log_signed.clone());
+        let help = "Unix time of the last cosignature of a witness";
+        list.register_with_unit("log_witnessed", help, Unit::Seconds, self.log_witnessed.clone());
+        list.register("log_disk_percent", "How full the access log's disk is", self.log_disk.clone());
+        list.register("log_alarms", "Alarms of the access log", self.log_alarms.clone());
         self.trust.register(list);
         let help = "Fields of providers' answers dropped as unknown";
         list.register("unknown_fields", help, self.unknown_fields.clone());

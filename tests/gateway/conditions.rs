@@ -115,6 +115,29 @@ async fn consent_hours_region_and_basis_are_conditions() {
 }
 
 #[tokio::test]
+async fn a_grant_to_come_and_a_deny_have_their_reasons() {
+    let site = Site::with_bundle(|bundle| {
+        let grant = |id: &str, field: &str, from: &str| {
+            format!(
+                "[[grant]]\nid = \"{id}\"\nconsumer = \"GA\"\ncertificate_type = \"birth_medical_certificate\"\n\
+                 roles = [\"child\"]\nmode = \"query\"\nfields = [\"{field}\"]\nreplaces = \"x\"\nexemption = \"3\"\n\
+                 scene = \"x\"\nvalid_from = \"{from}\"\nvalid_until = \"2099-12-31\"\n"
+            )
+        };
+        let deny = "[[deny]]\nid = \"d\"\nconsumers = [\"*\"]\ncertificate_type = \"birth_medical_certificate\"\n\
+                    fields = [\"sex\"]\nreason = \"x\"\n";
+        let head = "matter = \"newborn_birth\"\nprovider = \"WJ\"\n";
+        let (come, now) = (grant("a", "infant_name", "2090-01-01"), grant("b", "sex", "2026-01-01"));
+        std::fs::write(bundle.join("grants/newborn_birth/WJ.toml"), [head, &come, &now, deny].concat()).unwrap();
+    })
+    .await;
+    site.refused(ask(&site, &["infant_name"]).await, Code::PermissionDenied, "GRANT_NOT_YET_VALID");
+    site.refused(ask(&site, &["sex"]).await, Code::PermissionDenied, "DENIED");
+    assert_eq!(site.birth.calls(), 0);
+    site.close().await;
+}
+
+#[tokio::test]
 async fn what_decides_on_the_record_is_told_to_the_auditor_alone() {
     let site = site().await;
     site.birth.answers(vec![birth()]);
@@ -152,6 +175,67 @@ async fn what_decides_on_the_record_is_told_to_the_auditor_alone() {
     assert_eq!(fact(&entries[&second][0], "case_open"), Some(true));
     let why = &entries[&second][0].records[0].withheld[0];
     assert_eq!(why.detail, "APPLICANT_NOT_PARENT", "the entry tells the exact reason");
+}
+
+#[tokio::test]
+async fn an_explanation_says_what_a_lookup_would_release_and_asks_no_department() {
+    let site = site().await;
+    site.birth.answers(vec![birth()]);
+    let paths = ["mother_name", "issuing_institution", "infant_name", "sex", "birth_weight_g"];
+    let question = |paths: &[&str]| {
+        let pb::LookupRequest { matter, case_id, certificate_type, subject_role, subjects, .. } = request();
+        let read_mask = mask(paths);
+        pb::ExplainRequest { matter, case_id, certificate_type, subject_role, subjects, read_mask, verify: false }
+    };
+    let explained = site.explain(question(&paths)).await.unwrap();
+    assert_eq!(site.birth.calls(), 0);
+    let line = |field: &pb::ExplainedField| {
+        let form = |form: &pb::ExplainedForm| {
+            let parts = [form.form().as_str_name(), &form.condition, &form.when].map(str::to_owned);
+            format!("{} {:?}", parts.join(" "), form.reason())
+        };
+        format!("{}: {}", field.path, field.forms.iter().map(form).collect::<Vec<_>>().join("; "))
+    };
+    let lines: Vec<_> = explained.fields.iter().map(line).collect();
+    assert_eq!(
+        lines,
+        [
+            "infant_name: FIELD_FORM_WITHHELD consent_given  ConsentMissing",
+            "sex: FIELD_FORM_WITHHELD   NotGranted",
+            "birth_weight_g: FIELD_FORM_WITHHELD   NeverShared",
+            "mother_name: FIELD_FORM_RELEASED   Unspecified",
+            "issuing_institution: FIELD_FORM_RELEASED  applicant_is_parent Unspecified; \
+             FIELD_FORM_WITHHELD  applicant_is_parent is not certain RecordCondition",
+        ]
+    );
+    assert_eq!(explained.grants, ["statutory_duty", "applicant_is_parent"]);
+
+    // The live path, for a mother who applies.
+    let answer = ask(&site, &paths).await.unwrap();
+    assert_eq!(
+        fields(&answer.records[0]).into_keys().collect::<Vec<_>>(),
+        ["issuing_institution", "mother_name"],
+        "as explained"
+    );
+    assert_eq!(answer.decision.unwrap().policy, explained.policy);
+
+    // Nothing to release is an explanation; a call that is wrong is refused as a lookup is.
+    let nothing = site.explain(question(&["sex"])).await.unwrap();
+    assert_eq!((nothing.fields.len(), nothing.grants.len()), (1, 0));
+    let wrong = site.explain(question(&["sexx"])).await;
+    site.refused(wrong, Code::InvalidArgument, "FIELD_UNKNOWN");
+    site.registry.fails(Code::Internal);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let unknown = site.explain(question(&["mother_name"])).await.unwrap();
+    let form = &unknown.fields[0].forms[0];
+    assert_eq!((form.reason(), form.retryable), (pb::WithheldReason::ConditionUnknown, true));
+
+    let entries = site.close().await;
+    let entry = |receipt: Option<pb::Receipt>| entries[&receipt.unwrap().request_id][0].clone();
+    let some = entry(explained.receipt);
+    assert_eq!((some.outcome, some.records.len(), some.answer_digest), (Outcome::Partial, 0, None));
+    assert_eq!((some.method.rsplit('/').next(), some.withheld.len(), some.error_reason), (Some("Explain"), 3, 0));
+    assert_eq!(entry(nothing.receipt).outcome, Outcome::Denied);
 }
 
 #[tokio::test]

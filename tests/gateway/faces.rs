@@ -101,8 +101,6 @@ async fn readiness_and_metrics_are_served_in_the_clear() {
 /// Reasons that these tests can't force from outside.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("CERTIFICATE_UNTRUSTED", "a gateway has no second generation of trust yet; tested in src/certs"),
-    ("GRANT_NOT_YET_VALID", "no grant of the deployment begins later; tested in src/policy"),
-    ("DENIED", "the deployment has no deny rule; tested in src/policy"),
     ("DEADLINE_EXCEEDED", "a provider's timeout comes first unless the gateway itself stalls"),
     ("CANCELLED", "nobody is left to be told; the entry is tested in provider.rs"),
     ("INTERNAL", "a fault of the program"),

@@ -1,6 +1,6 @@
 //! A gateway of the reference deployment on free ports, sources that do as they are told, a client, and the auditor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -44,16 +44,8 @@ pub(crate) fn pki() -> &'static Path {
     static PKI: OnceLock<TempDir> = OnceLock::new();
     PKI.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let audit_keys = |dir: &Path| {
-            for name in ["auditor", "escrow"] {
-                let key = PrivateKey::generate().unwrap();
-                key.write(&dir.join(format!("{name}.key"))).unwrap();
-                key.public().write(&dir.join(format!("{name}.pub"))).unwrap();
-            }
-            Ok(())
-        };
         let settings = PkiSettings::built_in().unwrap();
-        pki::generate(&dir.path().join("out"), &settings, false, &Clock::system(), &audit_keys).unwrap();
+        pki::generate(&dir.path().join("out"), &settings, false, &Clock::system(), &oncegate::cli::audit_keys).unwrap();
         dir
     })
     .path()
@@ -201,6 +193,9 @@ pub(crate) async fn deployment(around: &Around, stop: &CancellationToken) -> Str
         .replace("127.0.0.1:7443", "127.0.0.1:0")
         .replace("127.0.0.1:7490", "127.0.0.1:0")
         .replace("https://127.0.0.1:7461", &registry)
+        .replace("127.0.0.1:7447", "127.0.0.1:0")
+        // No witness answers, unless a test runs one.
+        .replace("https://127.0.0.1:7446", "https://127.0.0.1:9")
         .replace("https://127.0.0.1:7451", &birth)
         .replace("https://127.0.0.1:7452", &population)
         .replace("https://127.0.0.1:7453", "https://127.0.0.1:9")
@@ -324,6 +319,14 @@ impl Site {
         self.send(self.channel.clone(), Some(&self.token(consumer)), message).await
     }
 
+    /// `Explain` by the platform for GA.
+    pub(crate) async fn explain(&self, request: pb::ExplainRequest) -> Result<pb::ExplainResponse, Status> {
+        let mut request = Request::new(request);
+        let bearer = format!("Bearer {}", self.token("GA")).parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        LookupServiceClient::new(self.channel.clone()).explain(request).await.map(Response::into_inner)
+    }
+
     /// `Lookup` by anybody, with any token or none.
     pub(crate) async fn send(
         &self,
@@ -346,6 +349,8 @@ impl Site {
         let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
         assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{status:?}");
         assert_eq!(info.domain, "oncegate");
+        let names: BTreeSet<_> = info.metadata.keys().cloned().collect();
+        assert!(documented(reason).contains(&names), "{reason} has other metadata than documented: {names:?}");
         let id = status.metadata().get("oncegate-request-id").expect("a request id").to_str().unwrap().to_owned();
         let receipt = status.metadata().get_bin("oncegate-receipt-bin").expect("a receipt");
         let receipt: pb::Receipt = prost::Message::decode(receipt.to_bytes().unwrap()).unwrap();
@@ -358,6 +363,11 @@ impl Site {
     /// Stops the gateway, checks that it drained, that the log is whole and every refusal is on record, and returns the
     /// access records by request id.
     pub(crate) async fn close(self) -> BTreeMap<String, Vec<AccessEntry>> {
+        self.close_keeping_the_dir().await.0
+    }
+
+    /// The same, for whoever wants to look into the folder afterwards.
+    pub(crate) async fn close_keeping_the_dir(self) -> (BTreeMap<String, Vec<AccessEntry>>, TempDir) {
         drop(self.channel);
         self.stop.cancel();
         assert_eq!(self.gateway.await.unwrap().unwrap(), Ended::Drained);
@@ -373,8 +383,27 @@ impl Site {
             assert_eq!(found.len(), 1, "one entry for {id}");
             assert_eq!(found[0].error_reason, *reason, "{:?}", found[0]);
         }
-        entries
+        (entries, self.dir)
     }
+}
+
+/// The names of the metadata that the API's description shows for a reason: one set for each example, or none.
+pub(crate) fn documented(reason: &str) -> Vec<BTreeSet<String>> {
+    let proto = include_str!("../../proto/oncegate/gateway/v1/error_reason.proto");
+    let (before, _) = proto.split_once(&format!("  ERROR_REASON_{reason} = ")).expect("a reason of the API");
+    let comment: Vec<_> = before.lines().rev().take_while(|line| line.trim_start().starts_with("//")).collect();
+    let comment = comment.iter().rev().map(|line| line.trim_start().trim_start_matches("// ")).collect::<Vec<_>>();
+    let comment = comment.join(" ");
+    let mut examples: Vec<BTreeSet<String>> = Vec::new();
+    for example in comment.split('{').skip(1) {
+        let (example, _) = example.split_once('}').expect("an example ends");
+        let example: serde_json::Value = serde_json::from_str(&format!("{{{example}}}")).expect("an example is JSON");
+        examples.push(example.as_object().unwrap().keys().cloned().collect());
+    }
+    if examples.is_empty() || comment.contains("or none") {
+        examples.push(BTreeSet::new());
+    }
+    examples
 }
 
 /// Copies a folder with everything in it.

@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["policy"],
     &["connectors"],
     &["lookup"],
-    &["api"],
+    &["witness", "api"],
     &["config"],
     &["app"],
     &["cli"],

@@ -9,6 +9,7 @@
     reason = "test code"
 )]
 
+mod activation;
 mod attacks;
 mod collect;
 mod conditions;
@@ -17,8 +18,10 @@ mod harness;
 mod imports;
 mod input;
 mod limits;
+mod once;
 mod policy;
 mod process;
+mod proofs;
 mod provider;
 mod registry;
 mod tokens;

@@ -36,12 +36,16 @@ async fn place() -> Place {
 }
 
 fn own_trust(at: &Path) {
-    let store = Store::new(at);
-    store.init().unwrap();
-    store.write().unwrap().promote(&in_force(&out().join("trust")), 0).unwrap();
+    put_in_force(at, &in_force(&out().join("trust")));
 }
 
-fn in_force(trust: &Path) -> Contents {
+pub(crate) fn put_in_force(at: &Path, contents: &Contents) {
+    let store = Store::new(at);
+    store.init().unwrap();
+    store.write().unwrap().promote(contents, 0).unwrap();
+}
+
+pub(crate) fn in_force(trust: &Path) -> Contents {
     Store::new(trust).current().unwrap().unwrap().read().unwrap()
 }
 

@@ -78,6 +78,12 @@ pub(in crate::audit) fn encode(entry: Entry) -> (Kind, Vec<u8>) {
             };
             (Kind::ADMIN, admin.encode_to_vec())
         }
+        Entry::Degraded(what) => (Kind::DEGRADED, pb::Degraded { what: clip(what, 1024) }.encode_to_vec()),
+        Entry::Recovered(what) => (Kind::RECOVERED, pb::Degraded { what: clip(what, 1024) }.encode_to_vec()),
+        // Signed notes must stay as they are; their makers bound them. A cut one is signed by nobody.
+        Entry::Continues(note) => (Kind::CONTINUES, clip(note, MAX_BODY).into_bytes()),
+        Entry::PruneAuth(note) => (Kind::PRUNE_AUTH, clip(note, MAX_BODY).into_bytes()),
+        Entry::LogKey(note) => (Kind::LOG_KEY, clip(note, MAX_BODY).into_bytes()),
     }
 }
 
@@ -108,8 +114,18 @@ pub(in crate::audit) fn decode(kind: Kind, body: &[u8]) -> Result<Entry, DecodeE
             let admin = pb::Admin::decode(body).map_err(broken)?;
             Entry::Admin(AdminEntry { operator: admin.operator, method: admin.method, detail: admin.detail })
         }
+        Kind::DEGRADED => Entry::Degraded(pb::Degraded::decode(body).map_err(broken)?.what),
+        Kind::RECOVERED => Entry::Recovered(pb::Degraded::decode(body).map_err(broken)?.what),
+        Kind::CONTINUES => Entry::Continues(text(body)?),
+        Kind::PRUNE_AUTH => Entry::PruneAuth(text(body)?),
+        Kind::LOG_KEY => Entry::LogKey(text(body)?),
         _ => return Err(DecodeError("kind")),
     })
+}
+
+/// A body that is a signed note.
+fn text(body: &[u8]) -> Result<String, DecodeError> {
+    String::from_utf8(body.to_vec()).map_err(|_| DecodeError("text"))
 }
 
 /// Body of an EPOCH entry.

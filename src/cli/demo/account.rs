@@ -98,7 +98,7 @@ impl Ledger {
 
     /// Lists the log and compares. True if every answer is accounted for.
     pub(super) fn check(mut self, scene: &Scene, out: &mut dyn Write, look: Look) -> Result<bool, Failure> {
-        let entries: Vec<_> = open(&scene.log, &scene.auditor_key)?.collect::<Result<_, _>>()?;
+        let entries: Vec<_> = open(&scene.log, std::slice::from_ref(&scene.auditor_key))?.collect::<Result<_, _>>()?;
         write_entries(&entries, out, look)?;
         let mut logged = 0;
         for entry in &entries {

@@ -2,6 +2,7 @@
 
 use super::population::{Business, Family, Person, Population};
 use super::record;
+use super::registry::consent_of;
 use crate::catalog::Matter;
 use crate::cli::case::{Case, Subject};
 use crate::cli::{Exit, Failure};
@@ -15,11 +16,14 @@ pub(super) fn case(population: &Population, matter: &Matter) -> Result<Case, Fai
     let missing = || Failure::new(Exit::Failed, format!("the population has nobody for {code}"));
     let subjects = subjects(population, code).ok_or_else(missing)?;
     let place = CASES.iter().position(|known| *known == code).ok_or_else(missing)?;
+    let case_id = format!("HS-DEMO-{:06}", place + 1);
+    // The family mandates the look into what it owns and earns.
+    let consent = if code == "social_assistance" { consent_of(&case_id) } else { String::new() };
     Ok(Case {
         matter: code.to_owned(),
-        case_id: format!("HS-DEMO-{:06}", place + 1),
+        case_id,
         citation: matter.legal_basis.first().cloned().unwrap_or_default(),
-        consent: String::new(),
+        consent,
         purpose: matter.name_zh.clone(),
         subjects,
     })

@@ -106,9 +106,12 @@ impl<'a> Exactness<'a> {
         }
         for record in records {
             let got = answer::lines(&self.scene.pool, record)?;
-            if let Some(line) =
-                got.iter().find(|line| line.verdict == Verdict::Withheld && granted.contains(&line.path))
-            {
+            // Of a granted field nothing is withheld that the department holds.
+            let holds = |path: &str| held.iter().flatten().any(|line| line.path == path);
+            let missed = |line: &&FieldLine| {
+                line.verdict == Verdict::Withheld && granted.contains(&line.path) && holds(&line.path)
+            };
+            if let Some(line) = got.iter().find(missed) {
                 self.faults.push(format!("{what}: {} is granted and withheld", line.path));
             }
             // The department's record, cut to what is granted: the very same must have come.

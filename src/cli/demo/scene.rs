@@ -1,5 +1,6 @@
 //! Sets the scene: PKI, department sources, gateway, platform; and strikes it in order.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::registry::Registry;
 use super::source::{self, RecordSource};
 use super::{SEED, cast};
 use crate::app::{App, Ended, StartError};
+use crate::audit::AuditConfig;
 use crate::catalog::{Catalog, Matter};
 use crate::certs::Store;
 use crate::cli::case::Case;
@@ -28,6 +30,7 @@ use crate::config::Config;
 use crate::connectors::SourceConfig;
 use crate::policy::{PolicyConfig, PolicyMode};
 use crate::telemetry;
+use crate::witness::{self, Witness, WitnessFile};
 
 /// Within the run's folder: the signed bundle, and the gateway's generations.
 const POLICY: &str = "policy";
@@ -53,6 +56,9 @@ pub(super) struct Scene {
     pub(super) log: PathBuf,
     /// The auditor's private key.
     pub(super) auditor_key: PathBuf,
+    /// Whom a verifier of the log believes.
+    pub(super) policy: PathBuf,
+    witness: String,
     address: String,
     observe: String,
     sources: Vec<(String, String)>,
@@ -98,17 +104,25 @@ impl Scene {
         registries.for_each(|config| config.address.clone_from(&registry));
 
         progress.show(out, "signatures of every department …")?;
-        config.policy = sign(&config.policy.bundle, pki_dir, dir)?;
+        config.policy = sign(&config.policy, pki_dir, dir)?;
 
         progress.show(out, "the gateway …")?;
         config.server.listen.set_port(0);
         config.server.observe.set_port(0);
         config.audit.dir = dir.join("log");
+        if let Some(serve) = &mut config.audit.serve {
+            serve.listen.set_port(0);
+        }
+        let witness = start_witness(config_file, pki_dir, dir, &clock, &stop).await?;
+        for configured in &mut config.audit.witnesses {
+            configured.url.clone_from(&witness);
+        }
         own_trust(&mut config, dir)?;
         if let Some(admin) = &mut config.admin {
             admin.socket = dir.join("admin.sock");
         }
         let (log, trust_domain) = (config.audit.dir.clone(), config.trust_domain.clone());
+        let policy = write_policy(&config.audit, dir)?;
         let app = App::build(config, clock.clone()).await?;
         let (address, observe) = (format!("https://{}", app.address()?), format!("http://{}", app.observe_address()?));
         let catalog = app.gateway().policy.load().catalog().clone();
@@ -150,6 +164,8 @@ impl Scene {
             dir: dir.to_owned(),
             log,
             auditor_key,
+            policy,
+            witness,
             address,
             observe,
             sources,
@@ -172,7 +188,7 @@ impl Scene {
         }
         writeln!(out, "  registers  {}: cases, consents", self.registry)?;
         writeln!(out, "  policy     {}: each grant file signed by its provider", self.dir.join(POLICY).display())?;
-        writeln!(out, "  log        {}", self.log.display())?;
+        writeln!(out, "  log        {}, cosigned by the witness {}", self.log.display(), self.witness)?;
         writeln!(out, "  people     {families} families, {businesses} businesses, none of them real")
     }
 
@@ -194,6 +210,7 @@ impl Scene {
             writeln!(out, "  {run} demo --keep, --matter CODE, or --all for every matter")?;
         }
         writeln!(out, "  {run} audit search --log {log} --key {key} --outcome DENIED")?;
+        writeln!(out, "  {run} audit verify --log {log} --policy {}", self.policy.display())?;
         if kept {
             writeln!(out, "{}", look.paint(Tone::Heading, "Everything stays until Ctrl-C."))?;
         }
@@ -232,11 +249,12 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     let own = Store::new(dir.join("trust"));
     own.init()?;
     own.write()?.promote(&place.read()?, 0)?;
-    for source in &mut config.sources {
-        for path in [&mut source.certificate, &mut source.key] {
-            if let Ok(within) = path.strip_prefix(&config.trust.dir) {
-                *path = own.root().join(within);
-            }
+    let registries = config.registries.case.iter_mut().chain(&mut config.registries.consent);
+    let of_registries = registries.flat_map(|registry| [&mut registry.certificate, &mut registry.key]);
+    let of_sources = config.sources.iter_mut().flat_map(|source| [&mut source.certificate, &mut source.key]);
+    for path in of_registries.chain(of_sources) {
+        if let Ok(within) = path.strip_prefix(&config.trust.dir) {
+            *path = own.root().join(within);
         }
     }
     own.root().clone_into(&mut config.trust.dir);
@@ -244,13 +262,13 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
 }
 
 /// A copy of the bundle that is signed as a county would: each provider its grants, the competent department all else.
-fn sign(bundle: &Path, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
+fn sign(policy: &PolicyConfig, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> {
     let (copy, keys) = (dir.join(POLICY), pki.join("policy"));
     if !keys.is_dir() {
         let what = format!("{} has no policy keys: `oncegate pki init --force` makes all keys anew", pki.display());
         return Err(Failure::new(Exit::Config, what));
     }
-    copy_tree(bundle, &copy)?;
+    copy_tree(&policy.bundle, &copy)?;
     copy_tree(&keys.join("keys"), &copy.join("keys"))?;
     for provider in providers(&copy)? {
         sign_grants(&copy, &provider, &key(&keys.join(format!("{provider}.key")))?)?;
@@ -262,6 +280,7 @@ fn sign(bundle: &Path, pki: &Path, dir: &Path) -> Result<PolicyConfig, Failure> 
         mode: PolicyMode::Signed,
         authority: Some(keys.join("authority.jwks.json")),
         approvers: Some(keys.join("approvers.jwks.json")),
+        pseudonym_key: policy.pseudonym_key.clone(),
     })
 }
 
@@ -292,6 +311,51 @@ async fn clear(dir: &Path) -> Result<(), Failure> {
         }
     }
     Ok(std::fs::create_dir_all(dir)?)
+}
+
+/// The witness of the deployment on a free port, with an empty memory: an earlier demo's log is no past of this one's.
+async fn start_witness(
+    deployment: &Path,
+    pki: &Path,
+    dir: &Path,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Result<String, Failure> {
+    let file = deployment.parent().unwrap_or(Path::new(".")).join("witness.toml");
+    let mut config = WitnessFile::load(&file).map_err(|error| Failure::new(Exit::Config, error))?;
+    config.listen.set_port(0);
+    config.state = dir.join("witness");
+    config.key = pki.join("audit/witness.key");
+    if config.state.exists() {
+        std::fs::remove_dir_all(&config.state)?;
+    }
+    let witness = Arc::new(Witness::open(&config, false, clock.clone())?);
+    let (told, address) = tokio::sync::oneshot::channel();
+    let (clock, stop) = (clock.clone(), stop.clone());
+    tokio::spawn(async move {
+        let bound = move |address| {
+            let _ = told.send(address);
+        };
+        if let Err(error) = witness::serve(witness, &config, clock, bound, stop.cancelled_owned()).await {
+            tracing::error!(error, "the witness ended");
+        }
+    });
+    let address = address.await.map_err(|_| Failure::new(Exit::Failed, "the witness did not start"))?;
+    Ok(format!("https://{address}"))
+}
+
+/// A policy file for verifiers: the log's key, and the witness, which must have cosigned.
+fn write_policy(audit: &AuditConfig, dir: &Path) -> Result<PathBuf, Failure> {
+    let mut policy = String::new();
+    for key in audit.load_signing_keys()? {
+        writeln!(policy, "log {}", key.verifier())?;
+    }
+    for key in audit.load_witnesses()? {
+        writeln!(policy, "witness overseer {key}\nquorum overseer")?;
+    }
+    let file = dir.join("policy.txt");
+    std::fs::write(&file, policy)?;
+    Ok(file)
 }
 
 /// One department's source on a free port, under its department's certificate. Tells its address.

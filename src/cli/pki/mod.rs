@@ -71,10 +71,11 @@ pub(super) async fn run_rotation(args: &PkiArgs, out: &mut dyn Write) -> Option<
     }
 }
 
-/// Runs `oncegate pki`. `write_audit_keys` writes the auditor's and the escrow's keys to the directory it is given.
+/// Runs `oncegate pki`. `write_audit_keys` writes the access log's keys to the directory it is given, named
+/// after the trust domain.
 pub fn run(
     args: &PkiArgs,
-    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+    write_audit_keys: &dyn Fn(&Path, &str) -> io::Result<()>,
     out: &mut dyn Write,
 ) -> Result<(), PkiError> {
     let init = match &args.command {
@@ -104,7 +105,7 @@ pub fn generate(
     settings: &PkiSettings,
     force: bool,
     clock: &Clock,
-    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+    write_audit_keys: &dyn Fn(&Path, &str) -> io::Result<()>,
 ) -> Result<PkiSummary, PkiError> {
     generate_valid(out, settings, force, &Validity::new(settings, clock.now()), write_audit_keys)
 }
@@ -114,7 +115,7 @@ fn generate_valid(
     settings: &PkiSettings,
     force: bool,
     validity: &Validity,
-    write_audit_keys: &dyn Fn(&Path) -> io::Result<()>,
+    write_audit_keys: &dyn Fn(&Path, &str) -> io::Result<()>,
 ) -> Result<PkiSummary, PkiError> {
     settings.check()?;
     let output = Output::begin(out, force)?;
@@ -173,7 +174,7 @@ fn generate_valid(
     store.write()?.promote(&trust, 0)?;
 
     let audit = output.directory("audit")?;
-    write_audit_keys(&audit).map_err(|source| PkiError::Io { path: audit, source })?;
+    write_audit_keys(&audit, &settings.trust_domain).map_err(|source| PkiError::Io { path: audit, source })?;
     output.complete()?;
     Ok(summary)
 }

@@ -10,7 +10,8 @@ use super::PkiError;
 /// Says whether the directory is complete, and that it is ours.
 const MARKER: &str = "oncegate-pki";
 const INCOMPLETE: &str = "incomplete\n";
-const COMPLETE: &str = "complete, with a trust directory\n";
+/// What an older version completed lacks what is needed now: it counts as incomplete.
+const COMPLETE: &str = "complete, with a trust directory and the keys of a signed log\n";
 /// Everything else a run writes; nothing but these is ever removed.
 const FOLDERS: [&str; 8] = ["ca", "gateway", "systems", "sources", "tokens", "policy", "audit", "trust"];
 const SUBJECTS_KEY: &str = "subjects.key";

@@ -38,6 +38,10 @@ pub(super) struct RotateArgs {
     rounds: u32,
 }
 
+/// Whose CA is rotated: a department of which the demo itself keeps no connection.
+const DEPARTMENT: &str = "JY";
+/// Its system.
+const SYSTEM: &str = "enrolment";
 /// Clients that keep their connection until they are given another certificate.
 const MANAGED: usize = 3;
 /// Between two calls of one client; all together stay far below the caller's limit.
@@ -51,7 +55,13 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
     let settings = PkiSettings::built_in()?;
     let validity = Validity::new(&settings, Clock::system().now());
     let mut way = Way::find(None, Some(args.dir.join("admin.sock"))).await?;
-    let profile = Profile::load(&args.dir.join("platform.toml"))?;
+    let system = args.pki.join("systems").join(DEPARTMENT).join(SYSTEM);
+    let profile = Profile {
+        certificate: system.with_extension("pem"),
+        key: system.with_extension("key"),
+        caller: settings.spiffe_id(DEPARTMENT, SYSTEM),
+        ..Profile::load(&args.dir.join("platform.toml"))?
+    };
     let first = serving(&mut way).await?;
     let scratch = args.dir.join("rotate");
     std::fs::create_dir_all(&scratch)?;
@@ -60,7 +70,7 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
 
     let load = Load::start(&profile)?;
     writeln!(out, "{}", look.paint(Tone::Heading, "Rotation, with calls going on · 轮换"))?;
-    let mut old = "ZS".to_owned();
+    let mut old = DEPARTMENT.to_owned();
     for round in 1..=args.rounds {
         let asked =
             change(&mut way, Act::Request(pb::RequestCertificate { again: true, ..Default::default() })).await?;
@@ -68,7 +78,7 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
         stage(&mut way, pb::Stage { certificate: leaf.into(), ..Default::default() }).await?;
         load.tell(activate(&mut way).await?, round, "the gateway has a new certificate", out).await?;
 
-        let new = format!("ZS-{round}");
+        let new = format!("{DEPARTMENT}-{round}");
         let ca = Authority::new(&new, &settings.trust_domain, &validity)?;
         let adds = pb::Stage {
             client_cas: vec![pb::NamedCertificate {
@@ -76,7 +86,7 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
                 certificate: ca.certificate().to_owned().into(),
             }],
             crls: vec![ca.crl(1, &[], &validity)?.into()],
-            bind: vec![pb::Binding { ca: new.clone(), departments: vec!["ZS".to_owned()] }],
+            bind: vec![pb::Binding { ca: new.clone(), departments: vec![DEPARTMENT.to_owned()] }],
             ..Default::default()
         };
         stage(&mut way, adds).await?;
@@ -87,7 +97,7 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
         write_whole(&certificate, issued.certificate.as_bytes(), 0o644)?;
         write_whole(&key, issued.key.as_bytes(), 0o600)?;
         load.reissue(Profile { certificate, key, ..profile.clone() }).await?;
-        load.tell(0, round, &format!("the platform has a certificate of {new}"), out).await?;
+        load.tell(0, round, &format!("{SYSTEM} has a certificate of {new}"), out).await?;
 
         // As an operator would: not before nobody uses it any more.
         let removes = || pb::Stage { remove: vec![old.clone()], drain: true, ..Default::default() };
@@ -101,13 +111,18 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
         load.tell(activate(&mut way).await?, round, &format!("CA {old} is gone, used by nobody"), out).await?;
         old = new;
     }
-    let back = change(&mut way, Act::Rollback(pb::Rollback { generation: first })).await?;
-    load.reissue(profile).await?;
-    load.tell(back.generation, args.rounds, &format!("rolled back to generation {first}"), out).await?;
     let (calls, failed) = load.end().await;
+    let last = serving(&mut way).await?;
     let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
-    let told = format!("{calls} calls, {failed} failed, over {} generations", back.generation.saturating_sub(first));
+    let told = format!("{calls} calls, {failed} failed, over {} generations", last.saturating_sub(first));
     writeln!(out, "  {}", look.paint(tone, &told))?;
+    // For the demo's other commands, whose certificates are of the first CA.
+    let back = change(&mut way, Act::Rollback(pb::Rollback { generation: first })).await?;
+    writeln!(
+        out,
+        "  generation {}: {DEPARTMENT} is trusted again as in generation {first} (rollback)",
+        back.generation
+    )?;
     Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
 }
 

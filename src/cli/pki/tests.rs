@@ -20,7 +20,7 @@ use crate::identity::Caller;
 const DOMAIN: &str = "heshan.gov.example";
 
 #[expect(clippy::unnecessary_wraps, reason = "of the form that `generate` takes")]
-fn no_audit_keys(dir: &Path) -> io::Result<()> {
+fn no_audit_keys(dir: &Path, _domain: &str) -> io::Result<()> {
     assert!(dir.ends_with("audit") && dir.is_dir());
     Ok(())
 }
@@ -69,7 +69,8 @@ fn the_built_in_settings_name_every_department() {
     assert_eq!(codes, all.split(' ').collect::<Vec<_>>());
     assert!(settings.departments.iter().all(|department| !department.systems.is_empty()));
     let with_sources = settings.departments.iter().filter(|department| !department.sources.is_empty());
-    assert_eq!(with_sources.count(), 14, "whoever provides a certificate type, and the platform with its registers");
+    let what = "whoever provides a certificate type, the platform with its registers, the witness";
+    assert_eq!(with_sources.count(), 15, "{what}");
 }
 
 #[test]
@@ -189,7 +190,7 @@ fn a_complete_directory_is_kept_an_incomplete_one_made_anew_a_foreign_one_never_
     assert!(out.join("notes.txt").exists(), "only what this command wrote is removed");
 
     let second = ca();
-    let failing = |_: &Path| Err(io::Error::other("no keys today"));
+    let failing = |_: &Path, _: &str| Err(io::Error::other("no keys today"));
     assert!(generate(&out, &small(), true, &Clock::system(), &failing).is_err());
     assert_ne!(ca(), second, "the failed run got that far");
     again(false).expect("half a directory is made anew without force");

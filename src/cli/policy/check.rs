@@ -19,6 +19,9 @@ pub(super) struct CheckArgs {
     /// Writes JSON.
     #[arg(long)]
     json: bool,
+    /// Writes the hash alone.
+    #[arg(long, conflicts_with = "json")]
+    hash: bool,
 }
 
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
@@ -30,6 +33,10 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<Exit, Failure
         }
         Err(faults) => return Err(faults.into()),
     };
+    if args.hash {
+        writeln!(out, "{}", policy.hash())?;
+        return Ok(Exit::Ok);
+    }
     let (grants, facts) = (policy.grants().count(), policy.vocabulary().facts().len());
     let (types, matters) = (policy.catalog().certificate_types().count(), policy.catalog().matters().count());
     if args.json {

@@ -4,13 +4,15 @@ mod activate;
 mod approve;
 mod check;
 mod diff;
+mod explain;
 mod history;
 mod rollback;
 mod sign;
+mod test;
 mod verify;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use tonic::transport::Channel;
@@ -22,6 +24,7 @@ use super::status::socket_channel;
 use super::{Exit, Failure};
 use crate::config::Config;
 use crate::pb::admin::policy_service_client::PolicyServiceClient;
+use crate::policy::{Policy, PolicyConfig};
 
 /// Checks, compares, signs, approves and activates policy bundles.
 #[derive(Debug, Args)]
@@ -36,6 +39,10 @@ enum PolicyCommand {
     Check(check::CheckArgs),
     /// Tells who gains, loses or gets otherwise which field, when
     Diff(diff::DiffArgs),
+    /// Tells what would be released, if the facts were as stated
+    Explain(explain::ExplainArgs),
+    /// Tries what the departments expect of the policy
+    Test(test::TestArgs),
     /// Signs grant files or the manifest of a bundle
     Sign(sign::SignArgs),
     /// Checks every signature of a bundle
@@ -54,12 +61,37 @@ pub(super) async fn run(args: PolicyArgs, out: &mut dyn Write) -> Result<Exit, F
     match args.command {
         PolicyCommand::Check(args) => check::run(&args, out),
         PolicyCommand::Diff(args) => diff::run(&args, out),
+        PolicyCommand::Explain(args) => explain::run(&args, out),
+        PolicyCommand::Test(args) => test::run(&args, out),
         PolicyCommand::Sign(args) => sign::run(&args, out),
         PolicyCommand::Verify(args) => verify::run(&args, out),
         PolicyCommand::Approve(args) => approve::run(&args, out),
         PolicyCommand::Activate(args) => activate::run(args, out).await,
         PolicyCommand::Rollback(args) => rollback::run(args, out).await,
         PolicyCommand::History(args) => history::run(args, out).await,
+    }
+}
+
+/// Where the policy is that a command is about.
+#[derive(Debug, Args)]
+pub(super) struct Source {
+    /// The bundle.
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    bundle: Option<PathBuf>,
+    /// A configuration that names the bundle.
+    #[arg(long, value_name = "FILE", default_value = "deploy/heshan/gateway.toml")]
+    config: PathBuf,
+}
+
+impl Source {
+    /// The policy, checked. No value is masked here, so the key of pseudonyms is not needed.
+    fn open(&self) -> Result<Policy, Failure> {
+        let of_config = |config: &Path| Config::load(config).map(|config| config.policy);
+        let PolicyConfig { bundle, .. } = match &self.bundle {
+            Some(bundle) => PolicyConfig { bundle: bundle.clone(), ..PolicyConfig::default() },
+            None => of_config(&self.config)?,
+        };
+        Ok(Policy::open(&bundle)?)
     }
 }
 

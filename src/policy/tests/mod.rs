@@ -2,12 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
 mod answer;
+mod cases;
 mod compare;
+mod conditions;
 mod decide;
 mod deploy;
+mod diff;
 mod load;
 mod noleak;
 mod project;
+mod signed;
+mod store;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -179,6 +184,22 @@ fn made_up() -> Known {
     let compared = ["blood_group", "on_record"].map(|name| birth.comparable(name).unwrap());
     birth.verify_only = compared.into_iter().collect();
     birth.sensitive = Fields::one(birth.leaf("mother.id_no").unwrap());
+    let person = [
+        leaf(1, "id_no", ValueKind::IdNumber, Some("id_number")),
+        leaf(2, "birth_date", ValueKind::Date, Some("birth_date")),
+        leaf(3, "division_code", ValueKind::Division, None),
+        leaf(4, "address", ValueKind::Address, Some("address")),
+        leaf(5, "spouse_id_no", ValueKind::IdNumber, Some("id_number")),
+    ];
+    let mut person = certificate_type("person", "WJ", &person);
+    let key = |name: &str, role: &str, matches: &[&str]| LookupKey {
+        name: name.into(),
+        role: role.into(),
+        matches: matches.iter().map(|path| person.leaf(path).unwrap()).collect(),
+        ..person.lookup_sets[0].keys[0].clone()
+    };
+    let keys = vec![key("id_no", "subject", &["id_no", "birth_date"]), key("spouse", "spouse", &["spouse_id_no"])];
+    person.lookup_sets = vec![LookupSet { keys }];
     let mut tax = certificate_type("tax", "SW", &[text(1, "tax_no")]);
     tax.sharing = SharingClass::None;
 
@@ -205,7 +226,7 @@ fn made_up() -> Known {
     ];
     Known {
         vocabulary: Arc::default(),
-        types: [birth, tax].into_iter().map(|ty| (ty.code.clone(), Arc::new(ty))).collect(),
+        types: [birth, person, tax].into_iter().map(|ty| (ty.code.clone(), Arc::new(ty))).collect(),
         matters: BTreeMap::from([
             ("newborn".into(), Arc::new(matter(&["户口登记条例 第七条", "母婴保健法 第二十三条"]))),
             ("bare".into(), Arc::new(Matter { code: "bare".into(), ..matter(&[]) })),

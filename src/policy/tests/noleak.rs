@@ -1,13 +1,17 @@
 //! No leak: from random grants to the bytes of the answer. Whatever a provider sends, nothing leaves that a slow reading of
-//! the grants does not give, and everything that it does give.
+//! the grants does not give, and everything that it does give; with conditions of both stages, masks, denies, and several
+//! records that are decided one by one.
 
 use proptest::prelude::*;
 use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::Mask;
+use super::super::facts::Fact;
 use super::super::grant::{Deny, Grant};
+use super::super::holidays::Holidays;
+use super::super::pseudonym::test_key;
+use super::super::{Case, FactSource, Mask, Party, Vocabulary, WithheldReason, settle};
 use super::project::{Writer, contains, put, random_fields};
 use super::*;
 use crate::pb::gateway as pb;
@@ -24,19 +28,58 @@ pub(super) fn cases(few: u32) -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(set.unwrap_or(few)) }
 }
 
-fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 
-fn some_leaves(rng: &mut StdRng, of: usize, share: f64) -> Fields {
+/// Three facts that are known before the record, and a flag and a match for each leaf that suits, as many as fit.
+pub(super) fn random_vocabulary(rng: &mut StdRng, ty: &CertificateType) -> Arc<Vocabulary> {
+    let fact = |name: String, source: FactSource| Fact {
+        reason: WithheldReason::CaseNotOpen,
+        code: name.to_uppercase().into(),
+        name: name.into(),
+        source,
+    };
+    let mut facts = vec![
+        fact("case_open".into(), FactSource::CaseOpen),
+        fact("consent_given".into(), FactSource::ConsentGiven),
+        fact("basis".into(), FactSource::TokenBasis(Basis::Consent)),
+    ];
+    for (index, leaf) in ty.leaves.iter().enumerate() {
+        let leaves = BTreeMap::from([(ty.code.clone(), Fields::one(index))]);
+        match leaf.wire {
+            Wire::String if rng.random_bool(0.5) => {
+                facts.push(fact(format!("m{index}"), FactSource::RecordMatches { role: "applicant".into(), leaves }));
+            }
+            Wire::Varint => facts.push(fact(format!("f{index}"), FactSource::RecordFlag { leaves })),
+            _ => {}
+        }
+    }
+    facts.truncate(6);
+    Arc::new(Vocabulary::new(facts, BTreeMap::new(), Holidays::default()))
+}
+
+/// Some of the facts.
+pub(super) fn some_facts(rng: &mut StdRng, vocabulary: &Vocabulary, share: f64) -> FactSet {
+    (0..vocabulary.facts().len()).filter(|_| rng.random_bool(share)).collect()
+}
+
+/// Something known of some of the facts.
+pub(super) fn random_truths(rng: &mut StdRng, facts: FactSet) -> Truths {
+    let mut truths = Truths::NONE;
+    facts.iter().for_each(|fact| truths.set(fact, pick(rng, &[None, Some(true), Some(true), Some(false)])));
+    truths
+}
+
+pub(super) fn some_leaves(rng: &mut StdRng, of: usize, share: f64) -> Fields {
     (0..of).filter(|_| rng.random_bool(share)).collect()
 }
 
-fn random_grant(rng: &mut StdRng, ty: &CertificateType, number: usize) -> Grant {
+pub(super) fn random_grant(rng: &mut StdRng, ty: &CertificateType, number: usize) -> Grant {
     let fields = some_leaves(rng, ty.leaves.len(), 0.5) - ty.never;
     let mut masks: Vec<(Mask, Fields)> = Vec::new();
     for leaf in fields.iter().filter(|_| rng.random_bool(0.4)).collect::<Vec<_>>() {
-        let strings = [Mask::Phone, Mask::IdNumber, Mask::CertNo, Mask::NameZh, Mask::Present];
+        let strings = [Mask::Phone, Mask::IdNumber, Mask::CertNo, Mask::NameZh, Mask::Pseudonym, Mask::Present];
         let mask = if ty.leaves[leaf].wire == Wire::String { pick(rng, &strings) } else { Mask::Present };
         match masks.iter_mut().find(|(known, _)| *known == mask) {
             Some((_, fields)) => *fields |= Fields::one(leaf),
@@ -66,14 +109,32 @@ fn random_grant(rng: &mut StdRng, ty: &CertificateType, number: usize) -> Grant 
     }
 }
 
-/// The grants read one by one and field by field: the form in which a leaf may leave.
-fn reading(grants: &[Arc<Grant>], denies: &[Deny], ty: &CertificateType, ask: &Ask<'_>, leaf: usize) -> Option<Form> {
+pub(super) fn random_deny(rng: &mut StdRng, ty: &CertificateType, when: FactSet) -> Deny {
+    Deny {
+        consumers: rng.random_bool(0.5).then(|| vec![department(pick(rng, &CONSUMERS))]),
+        matter: pick(rng, &MATTERS).to_owned(),
+        certificate_type: ty.code.clone(),
+        fields: some_leaves(rng, ty.leaves.len(), 0.3),
+        when,
+    }
+}
+
+/// The grants read one by one and field by field: the form in which a leaf may leave of a record of which this is known.
+fn reading(
+    grants: &[Arc<Grant>],
+    denies: &[Deny],
+    ty: &CertificateType,
+    ask: &Ask<'_>,
+    truths: Truths,
+    leaf: usize,
+) -> Option<Form> {
     let denied = denies.iter().any(|deny| {
         let consumers = deny.consumers.as_ref();
         deny.matter == ask.matter
             && deny.certificate_type == ty.code
             && consumers.is_none_or(|consumers| consumers.contains(ask.consumer))
             && deny.fields.contains(leaf)
+            && deny.when.iter().all(|fact| truths.of(fact) != Some(false))
     });
     if denied || ty.never.contains(leaf) || !ask.want.contains(leaf) {
         return None;
@@ -92,6 +153,7 @@ fn reading(grants: &[Arc<Grant>], denies: &[Deny], ty: &CertificateType, ask: &A
             && grant.valid_from <= ask.today
             && ask.today <= grant.valid_until
             && grant.fields.contains(leaf)
+            && grant.when.iter().all(|fact| truths.of(fact) == Some(true))
             && (cited || !(ask.minor || ty.sensitive.contains(leaf)));
         if holds {
             let mask = grant.masks.iter().find(|(_, fields)| fields.contains(leaf)).map(|(mask, _)| *mask);
@@ -120,17 +182,43 @@ proptest! {
         ty.never = some_leaves(&mut rng, ty.leaves.len(), 0.15);
         ty.sensitive = some_leaves(&mut rng, ty.leaves.len(), 0.3);
         let ty = Arc::new(ty);
-        let grants: Vec<_> = (0..rng.random_range(0..8)).map(|n| Arc::new(random_grant(&mut rng, &ty, n))).collect();
-        let denies: Vec<_> = (0..rng.random_range(0..2))
-            .map(|_| Deny {
-                consumers: rng.random_bool(0.5).then(|| vec![department(pick(&mut rng, &CONSUMERS))]),
-                matter: pick(&mut rng, &MATTERS).to_owned(),
-                certificate_type: "t".into(),
-                fields: some_leaves(&mut rng, ty.leaves.len(), 0.3),
-                when: FactSet::EMPTY,
+        let vocabulary = random_vocabulary(&mut rng, &ty);
+        let request = (0..vocabulary.facts().len()).collect::<FactSet>() - vocabulary.record_facts();
+        let grants: Vec<_> = (0..rng.random_range(0..8))
+            .map(|n| {
+                let when = some_facts(&mut rng, &vocabulary, 0.15);
+                Arc::new(Grant { when, ..random_grant(&mut rng, &ty, n) })
             })
             .collect();
-        let table = Table::new(&grants, &denies, Arc::default(), |_| Some(Arc::clone(&ty)));
+        let denies: Vec<_> = (0..rng.random_range(0..3))
+            .map(|_| {
+                let when = some_facts(&mut rng, &vocabulary, 0.3);
+                random_deny(&mut rng, &ty, when)
+            })
+            .collect();
+        let mut table = Table::new(&grants, &denies, Arc::clone(&vocabulary), |_| Some(Arc::clone(&ty)));
+        table.derive(&test_key());
+
+        // Several records, with unknown fields, doubled ones, wrong encodings, and a message of another type inside.
+        let mut writer = Writer { rng, markers: Vec::new() };
+        let mut records = Vec::new();
+        for _ in 0..3 {
+            let from = writer.markers.len();
+            let (_, mut noisy) = writer.message(&fields, 0);
+            let (_, foreign) = writer.message(&fields, ty.leaves.len());
+            put(&mut noisy, 9_999, &foreign);
+            records.push((noisy, writer.markers[from..].to_vec()));
+        }
+        let Writer { mut rng, markers } = writer;
+
+        // The applicant's number is one that some record holds, if there is any.
+        let numbers: Vec<_> = markers.iter().filter_map(|(_, marker)| std::str::from_utf8(marker).ok()).collect();
+        let number = if numbers.is_empty() { "none" } else { pick(&mut rng, &numbers) };
+        let number = format!("王小明一二三{number}四五六七八");
+        let applicant = Party { role: "applicant".into(), attributes: vec![("id_no".into(), number)] };
+        let case = Case { open: true, region: String::new(), parties: vec![applicant] };
+        let given = Given { case: rng.random_bool(0.8).then(|| Arc::new(case)), consent: None };
+        let truths = random_truths(&mut rng, request);
         let consumer = department(pick(&mut rng, &CONSUMERS));
         let ask = Ask {
             consumer: &consumer,
@@ -144,24 +232,39 @@ proptest! {
             minor: rng.random_bool(0.3),
             mode: Mode::Query,
             today: TODAY,
-            given: &Given::default(),
+            given: &given,
         };
-        let permit = table.decide(&ask, Truths::NONE, PolicyHash([7; 32]));
-        let forms: Vec<_> = (0..ty.leaves.len()).map(|leaf| reading(&grants, &denies, &ty, &ask, leaf)).collect();
+        let permit = table.decide(&ask, truths, PolicyHash([7; 32]));
 
-        // Several records, with unknown fields, doubled ones, wrong encodings, and a message of another type inside.
-        let mut writer = Writer { rng, markers: Vec::new() };
         let mut leaving = Vec::new();
-        for _ in 0..3 {
-            let (_, mut noisy) = writer.message(&fields, 0);
-            let (_, foreign) = writer.message(&fields, ty.leaves.len());
-            put(&mut noisy, 9_999, &foreign);
-            leaving.push(project(&permit, &noisy).unwrap());
+        for (noisy, markers) in &records {
+            let settled = settle(&permit, noisy).unwrap();
+            let projected = super::super::project(&settled).unwrap();
+            let of_record = truths.and(settled.truths().only(vocabulary.record_facts()));
+            let forms: Vec<_> =
+                (0..ty.leaves.len()).map(|leaf| reading(&grants, &denies, &ty, &ask, of_record, leaf)).collect();
+            for (leaf, marker) in markers {
+                let given = forms.get(*leaf).copied().flatten() == Some(Form::Clear);
+                let left = contains(&projected.bytes, marker);
+                prop_assert_eq!(left, given, "{:?} {:?}", ty.leaves.get(*leaf), forms.get(*leaf));
+            }
+            for leaf in projected.released.iter() {
+                prop_assert_eq!(forms[leaf], Some(Form::Clear));
+            }
+            for (leaf, mask) in &projected.masked {
+                // A value that its mask can't cut is omitted.
+                let due = forms[*leaf];
+                prop_assert!(
+                    due == Some(Form::Masked(*mask)) || (*mask == Mask::Present && matches!(due, Some(Form::Masked(_))))
+                );
+            }
             // Damaged, it may say anything, but it must be read or refused.
             if !noisy.is_empty() {
-                noisy.remove(at.index(noisy.len()));
-                let _ = project(&permit, &noisy);
+                let mut damaged = noisy.clone();
+                damaged.remove(at.index(noisy.len()));
+                let _ = project(&permit, &damaged);
             }
+            leaving.push(projected);
         }
         let answer = pb::LookupResponse {
             records: leaving.iter().map(|projected| pb::Record {
@@ -175,19 +278,10 @@ proptest! {
             ..pb::LookupResponse::default()
         };
         let bytes = answer.encode_to_vec();
-        for (leaf, marker) in &writer.markers {
-            let given = forms.get(*leaf).copied().flatten() == Some(Form::Clear);
-            prop_assert_eq!(contains(&bytes, marker), given, "{:?} {:?}", ty.leaves.get(*leaf), forms.get(*leaf));
-        }
-        for projected in &leaving {
-            for leaf in projected.released.iter() {
-                prop_assert_eq!(forms[leaf], Some(Form::Clear));
-            }
-            for (leaf, mask) in &projected.masked {
-                // A value that its mask can't cut is omitted.
-                let due = forms[*leaf];
-                prop_assert!(due == Some(Form::Masked(*mask)) || (*mask == Mask::Present && matches!(due, Some(Form::Masked(_)))));
-            }
+        let released: Vec<_> = leaving.iter().map(|projected| projected.bytes.clone()).collect();
+        for (_, marker) in &markers {
+            let left = released.iter().any(|record| contains(record, marker));
+            prop_assert_eq!(contains(&bytes, marker), left, "the answer holds what the records hold and nothing else");
         }
     }
 }

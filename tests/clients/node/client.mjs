@@ -3,6 +3,7 @@
 //   node client.mjs PROTO PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
 //   node client.mjs PROTO PROFILE CASE collect CONSUMER
 //   node client.mjs PROTO PROFILE CASE cancel CONSUMER        (collects, and hangs up soon after the plan has come)
+//   node client.mjs PROTO PROFILE CASE keep SECONDS           (calls on one channel; what was not taken up is tried once more)
 //
 // PROTO is the folder of the .proto files; PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON,
 // one object a line; ends with 1 if refused.
@@ -70,6 +71,31 @@ async function lookup([consumer, certificate_type, subject_role, fields, timeout
     client.Lookup(request, headers, within(Number(timeout)), (error, answer) => (error ? failed(error) : done(answer))));
 }
 
+/** Counts of calls answered, failed, and made once more because their connection was just ending. */
+async function keep(seconds) {
+  const { CatalogService } = grpc.loadPackageDefinition(
+    loader.loadSync('oncegate/gateway/v1/catalog_service.proto', options)).oncegate.gateway.v1;
+  const catalog = new CatalogService(client.getChannel().getTarget().replace(/^dns:/, ''), credentials);
+  const call = () => new Promise((done, failed) =>
+    catalog.ListMatters({}, within(5000), (error) => (error ? failed(error) : done())));
+  const counts = { answered: 0, failed: 0, retried: 0 };
+  for (const end = Date.now() + Number(seconds) * 1000; Date.now() < end;) {
+    try {
+      await call().catch((error) => {
+        if (error.code !== grpc.status.UNAVAILABLE) throw error;
+        counts.retried += 1;
+        return call();
+      });
+      counts.answered += 1;
+    } catch {
+      counts.failed += 1;
+    }
+    await new Promise((done) => setTimeout(done, 10));
+  }
+  catalog.close();
+  return counts;
+}
+
 const root = new protobuf.Root();
 root.resolvePath = (_, file) => (file.startsWith('google/protobuf/') ? null : join(protos, file));
 const own = protobuf.parse(`syntax = "proto3"; package details;
@@ -112,6 +138,8 @@ try {
       });
     }
     say({ receipt: { origin: answer.receipt.origin, index: Number(answer.receipt.index) } });
+  } else if (command === 'keep') {
+    say(await keep(rest[0]));
   } else if (command === 'collect' || command === 'cancel') {
     const call = client.Collect(inCase, await metadata(rest[0]), within(10000));
     await new Promise((done, failed) => {

@@ -3,6 +3,7 @@
     python client.py PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
     python client.py PROFILE CASE collect CONSUMER
     python client.py PROFILE CASE cancel CONSUMER        (collects, and hangs up soon after the plan has come)
+    python client.py PROFILE CASE keep SECONDS           (calls on one channel; what was not taken up is tried once more)
 
 PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON, one object a line; ends with 1 if refused.
 """
@@ -91,6 +92,25 @@ class Client:
         stub = lookup_service_pb2_grpc.LookupServiceStub(self.channel)
         return stub.Collect(request, timeout=timeout, metadata=self.metadata(consumer))
 
+    def keep(self, seconds):
+        """Counts of calls answered, failed, and made once more because their connection was just ending."""
+        stub = catalog_service_pb2_grpc.CatalogServiceStub(self.channel)
+        counts = {"answered": 0, "failed": 0, "retried": 0}
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
+            for attempt in range(2):
+                try:
+                    stub.ListMatters(catalog_service_pb2.ListMattersRequest(), timeout=5)
+                    counts["answered"] += 1
+                    break
+                except grpc.RpcError as error:
+                    again = attempt == 0 and error.code() == grpc.StatusCode.UNAVAILABLE
+                    counts["retried" if again else "failed"] += 1
+                    if not again:
+                        break
+            time.sleep(0.01)
+        return counts
+
     def served_class(self, certificate_type):
         """The record's class from the descriptors that the gateway serves; also for types that came after this client."""
         stub = catalog_service_pb2_grpc.CatalogServiceStub(self.channel)
@@ -166,6 +186,8 @@ def main(profile, case, command, *arguments):
                          "error": event.item.error.message or None})
                 else:
                     say({"summary": json_format.MessageToDict(event.summary)})
+        elif command == "keep":
+            say(client.keep(*arguments))
         elif command == "cancel":
             call = client.collect(*arguments)
             next(call)

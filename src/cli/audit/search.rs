@@ -1,44 +1,44 @@
-//! `oncegate audit`: reads the access log with an auditor's key, offline, from a copy or beside a running gateway.
+//! `oncegate audit search` and `show`: reading the log with an auditor's key, offline, from a copy or beside a running
+//! gateway.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::answer::reason;
-use super::table::{Cell, Look, Table, Tone};
-use super::{Exit, Failure};
 use crate::audit::keys::PrivateKey;
-use crate::audit::reader::{Content, LogReader, LoggedEntry, Search};
+use crate::audit::reader::{Content, LogReader, LoggedEntry, ReadError, Search};
 use crate::audit::{AccessEntry, Comparison, Entry, Mode, Outcome};
+use crate::cli::answer::reason;
+use crate::cli::table::{Cell, Look, Table, Tone};
+use crate::cli::{Exit, Failure};
 use crate::clock::Timestamp;
 use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 use crate::pb::gateway::{ErrorReason, WithheldReason};
 
-/// Reads the access log with an auditor's key.
+/// Which log, read with which keys.
 #[derive(Debug, Args)]
-pub struct AuditArgs {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, Subcommand)]
-enum What {
-    /// Finds entries by subject, consumer, matter, certificate type, outcome or time.
-    Search(SearchArgs),
-}
-
-#[derive(Debug, Args)]
-struct SearchArgs {
+pub(super) struct LogArgs {
     /// Directory of the log, or of a copy.
     #[arg(long, value_name = "DIR")]
-    log: PathBuf,
-    /// The auditor's private key.
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    pub(super) log: PathBuf,
+    /// An auditor's private key; several where the log reaches over several months.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(super) key: Vec<PathBuf>,
+}
+
+impl LogArgs {
+    pub(super) fn open(&self) -> Result<LogReader, Failure> {
+        open(&self.log, &self.key)
+    }
+}
+
+/// What to look for.
+#[derive(Debug, Args)]
+pub(super) struct FilterArgs {
     /// A subject's number, name or other key, exactly.
     #[arg(long, value_name = "VALUE")]
     subject: Option<String>,
@@ -66,9 +66,42 @@ struct SearchArgs {
     /// SPIFFE ID of the calling system.
     #[arg(long, value_name = "ID", value_parser = |text: &str| text.parse::<SpiffeId>())]
     caller: Option<SpiffeId>,
+}
+
+impl FilterArgs {
+    pub(super) fn search(self) -> Search {
+        Search {
+            subject: self.subject,
+            consumer: self.consumer,
+            matter: self.matter,
+            certificate_type: self.certificate_type,
+            outcome: self.outcome,
+            since: self.since,
+            until: self.until,
+            request_id: self.request_id,
+            caller: self.caller,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SearchArgs {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Prints one JSON object per line.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The entry's index, as its receipt names it.
+    #[arg(value_name = "INDEX")]
+    index: u64,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 fn outcome(text: &str) -> Result<Outcome, String> {
@@ -76,29 +109,17 @@ fn outcome(text: &str) -> Result<Outcome, String> {
     Outcome::from_name(&text.to_ascii_uppercase()).ok_or_else(|| format!("one of {}", known()))
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "not an RFC 3339 time".to_owned())?;
     let micros = u64::try_from(parsed.unix_timestamp_nanos() / 1000).map_err(|_| "before 1970".to_owned())?;
     Ok(Timestamp::from_micros(micros))
 }
 
 /// Ends with [`Exit::Failed`] if an entry on the way can't be read: what was looked for might be in it.
-pub(super) fn run(args: AuditArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let What::Search(args) = args.what;
-    let reader = open(&args.log, &args.key)?;
-    let search = Search {
-        subject: args.subject,
-        consumer: args.consumer,
-        matter: args.matter,
-        certificate_type: args.certificate_type,
-        outcome: args.outcome,
-        since: args.since,
-        until: args.until,
-        request_id: args.request_id,
-        caller: args.caller,
-    };
+pub(super) fn search(args: SearchArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let reader = args.log.open()?;
     let (mut found, mut broken) = (Vec::new(), Vec::new());
-    for entry in reader.search(search) {
+    for entry in reader.search(args.filter.search()) {
         match entry {
             Ok(entry) if args.json => writeln!(out, "{}", json(&entry))?,
             Ok(entry) => found.push(entry),
@@ -109,21 +130,45 @@ pub(super) fn run(args: AuditArgs, out: &mut dyn Write) -> Result<Exit, Failure>
         write_entries(&found, out, Look::stdout())?;
         writeln!(out, "{} entries", found.len())?;
     }
-    for error in &broken {
+    complain(&broken)
+}
+
+/// Everything that one entry says.
+pub(super) fn show(args: &ShowArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    for entry in args.log.open()? {
+        match entry {
+            Ok(entry) if entry.index == args.index => {
+                writeln!(out, "{:#}", json(&entry))?;
+                return Ok(Exit::Ok);
+            }
+            Ok(entry) if entry.index > args.index => break,
+            // Others before it are of no concern.
+            _ => {}
+        }
+    }
+    Err(Failure::new(Exit::NotFound, format!("entry {} is not there, or can't be read with these keys", args.index)))
+}
+
+/// Tells what could not be read on the way.
+pub(super) fn complain(broken: &[ReadError]) -> Result<Exit, Failure> {
+    for error in broken {
         writeln!(io::stderr(), "oncegate: {error}")?;
     }
     Ok(if broken.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
-/// Opens a log with a private key file.
-pub(super) fn open(log: &Path, key: &Path) -> Result<LogReader, Failure> {
-    let key =
-        PrivateKey::load(key).map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", key.display())))?;
-    LogReader::open(log, key).map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", log.display())))
+/// Opens a log with private key files.
+pub(in crate::cli) fn open(log: &Path, keys: &[PathBuf]) -> Result<LogReader, Failure> {
+    let mut opened = Vec::with_capacity(keys.len());
+    for file in keys {
+        let key = PrivateKey::load(file);
+        opened.push(key.map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", file.display())))?);
+    }
+    LogReader::open(log, opened).map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", log.display())))
 }
 
 /// A table of entries; the JSON form says more.
-pub(super) fn write_entries(entries: &[LoggedEntry], out: &mut dyn Write, look: Look) -> io::Result<()> {
+pub(in crate::cli) fn write_entries(entries: &[LoggedEntry], out: &mut dyn Write, look: Look) -> io::Result<()> {
     let mut table =
         Table::new(&["entry", "time", "outcome", "consumer", "matter", "certificate type", "role", "fields"])
             .limit(5, 28)
@@ -194,11 +239,21 @@ fn describe(content: &Content) -> (&'static str, String) {
         Content::Entry(Entry::Stop(stop)) => ("STOP", stop.reason.clone()),
         Content::Entry(Entry::PolicyChange(change)) => ("POLICY_CHANGE", change.operator.clone()),
         Content::Entry(Entry::Admin(admin)) => ("ADMIN", format!("{} by {}", admin.method, admin.operator)),
+        Content::Entry(Entry::Degraded(what)) => ("DEGRADED", what.clone()),
+        Content::Entry(Entry::Recovered(what)) => ("RECOVERED", what.clone()),
+        Content::Entry(Entry::Continues(note)) => ("CONTINUES", first_lines(note)),
+        Content::Entry(Entry::PruneAuth(note)) => ("PRUNE_AUTH", first_lines(note)),
+        Content::Entry(Entry::LogKey(note)) => ("LOG_KEY", first_lines(note)),
         Content::Entry(Entry::Access(_)) => ("ACCESS", String::new()),
     }
 }
 
-fn json(entry: &LoggedEntry) -> Value {
+/// What a signed note says, without its signatures.
+fn first_lines(note: &str) -> String {
+    note.split("\n\n").next().unwrap_or_default().replace('\n', " ")
+}
+
+pub(super) fn json(entry: &LoggedEntry) -> Value {
     let mut value = json!({
         "index": entry.index,
         "time": entry.time.to_rfc3339(),

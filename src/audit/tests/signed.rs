@@ -1,0 +1,448 @@
+//! What the log signs, what it finds again after rollback, forks and lost keys, and what a full disk does.
+
+use super::*;
+use crate::audit::checkpoint::{Checkpoint, Policy, Proof, Tree};
+use crate::audit::merkle::verify_consistency;
+use crate::audit::note::Note;
+use crate::audit::publisher::{CHECKPOINT, WITNESSED};
+use crate::audit::rotation::next_key;
+use crate::audit::tree::{Entries, LogTree, Resource};
+
+fn signer(site: &Site) -> SigningKey {
+    SigningKey::load(&site.config.signing_key).unwrap()
+}
+
+fn note(site: &Site, name: &str) -> Note {
+    fs::read_to_string(site.config.dir.join(name)).unwrap().parse().unwrap()
+}
+
+fn signed(site: &Site) -> Tree {
+    let note = note(site, CHECKPOINT);
+    assert!(signer(site).verifier().verify(&note).is_some());
+    Checkpoint::of(&note).unwrap().tree
+}
+
+/// Waits for the publisher.
+async fn until(what: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if what() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("it never came");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_follow_the_log_and_every_entry_is_provable() {
+    let mut site = Site::new();
+    site.config.checkpoint_ms = 10;
+    let journal = site.open();
+    let first = signed(&site);
+    assert_eq!(first.size, 2, "EPOCH and START are signed when the log opens");
+    let recorded = journal.append(look(PERSON)).await.unwrap();
+    let mut checkpoints = journal.checkpoints();
+    checkpoints.wait_for(|latest| latest.as_ref().is_some_and(|latest| latest.tree.size == 3)).await.unwrap();
+    assert_eq!(journal.status().signed, 3);
+    journal.close("drained");
+    let last = signed(&site);
+    assert_eq!(last.size, 4, "STOP is signed, too");
+
+    let mut tree = LogTree::open(&site.config.dir, false).unwrap();
+    tree.grow(4).unwrap();
+    assert_eq!(tree.tree(4).unwrap(), last);
+    let consistent = tree.prove_consistency(first.size, last.size).unwrap();
+    assert!(verify_consistency(&consistent, first.size, &first.root, last.size, &last.root));
+    let hashes = tree.prove_inclusion(recorded.index(), last.size).unwrap();
+    let proof = Proof { index: recorded.index(), hashes, note: note(&site, CHECKPOINT) };
+    let policy = Policy::of_logs(vec![signer(&site).verifier().clone()]);
+    proof.check(&policy, *recorded.leaf_hash()).unwrap();
+    assert_eq!(merkle::leaf_hash(&tree.entry(recorded.index()).unwrap()), *recorded.leaf_hash());
+    let bundle = tree.resource(Resource::Entries { number: 0, width: 4 }, 4).unwrap().unwrap();
+    assert!(Entries(&bundle).map(merkle::leaf_hash).eq((0..4).map(|index| tree.leaf(index).unwrap())));
+    assert_eq!(tree.resource(Resource::Entries { number: 0, width: 5 }, 4).unwrap(), None);
+    assert!(tree.grow(5).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_rolled_back_or_rewritten_is_refused() {
+    let site = Site::new();
+    let journal = site.open();
+    journal.append(look(PERSON)).await.unwrap();
+    journal.publish();
+    until(|| signed(&site).size == 3).await;
+    let earlier = tempfile::tempdir().unwrap();
+    copy(&site.config.dir, earlier.path());
+    for _ in 0..5 {
+        journal.append(look(PERSON)).await.unwrap();
+    }
+    journal.close("drained");
+    let held = signed(&site);
+    let good = tempfile::tempdir().unwrap();
+    copy(&site.config.dir, good.path());
+
+    // An older copy of the segment, the newer checkpoint beside it.
+    fs::copy(earlier.path().join(file_name(0)), site.segment(0)).unwrap();
+    let found = site.try_open();
+    assert!(matches!(found, Err(OpenError::Rollback { size: 3, signed: 9, .. })), "{found:?}");
+    // The older checkpoint, too: only somebody else can tell.
+    fs::copy(earlier.path().join(CHECKPOINT), site.config.dir.join(CHECKPOINT)).unwrap();
+    let others = StartInfo { held: vec![held], ..start() };
+    let found = Journal::open(&site.config, site.clock.clone(), others.clone());
+    assert!(matches!(found, Err(OpenError::Rollback { size: 3, signed: 9, .. })), "{found:?}");
+    // All of it gone.
+    fs::remove_file(site.segment(0)).unwrap();
+    let found = Journal::open(&site.config, site.clock.clone(), others.clone());
+    assert!(matches!(found, Err(OpenError::Rollback { size: 0, .. })), "{found:?}");
+
+    // One entry rewritten with a valid checksum: the administrator has no key, but a text editor.
+    copy(good.path(), &site.config.dir);
+    let mut bytes = fs::read(site.segment(0)).unwrap();
+    let (offset, header, length) = layout(&site.segment(0))[4];
+    let entry = usize::try_from(offset).unwrap() + LENGTH;
+    let mut body = bytes[entry + 30..entry + length].to_vec();
+    body[0] ^= 1;
+    let mut forged = Vec::new();
+    frame::put(&mut forged, &header.bound(), &body, &[]).unwrap();
+    bytes[entry - LENGTH..entry + length].copy_from_slice(&forged);
+    fs::write(site.segment(0), &bytes).unwrap();
+    let found = site.try_open();
+    assert!(matches!(found, Err(OpenError::Fork { size: 9, .. })), "{found:?}");
+
+    // A checkpoint that this log's key did not sign, or that is none.
+    copy(good.path(), &site.config.dir);
+    for text in [note(&site, CHECKPOINT).to_string().replace("\n9\n", "\n8\n"), "x".into(), String::new()] {
+        fs::write(site.config.dir.join(CHECKPOINT), text).unwrap();
+        assert!(matches!(site.try_open(), Err(OpenError::Checkpoint { .. })));
+    }
+    copy(good.path(), &site.config.dir);
+    Journal::open(&site.config, site.clock.clone(), others).unwrap().close("drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_roll_over_into_the_file_made_ready_and_their_hashes_are_kept() {
+    let mut site = Site::new();
+    (site.config.queue, site.config.batch, site.config.wait_ms) = (70_000, 4096, 60_000);
+    site.config.checkpoint_ms = 10;
+    let journal = site.open();
+    let ready = site.config.dir.join("0000000001.next");
+    join_all((0..PER_SEGMENT / 2).map(|_| journal.append(admin("")))).await;
+    until(|| ready.exists()).await;
+    assert_eq!(fs::metadata(&ready).unwrap().len(), 1 << 20);
+    join_all((0..PER_SEGMENT / 2 + 20).map(|_| journal.append(admin("")))).await;
+    assert!(!ready.exists() && site.segment(1).exists());
+    let kept = site.config.dir.join("0000000000.tiles");
+    until(|| kept.exists()).await;
+    journal.close("drained");
+    let last = signed(&site);
+    assert_eq!(last.size, PER_SEGMENT + 23);
+
+    let (mut derived, mut whole) =
+        (LogTree::open(&site.config.dir, false).unwrap(), LogTree::from_entries(&site.config.dir));
+    assert_eq!((derived.size(), whole.size()), (PER_SEGMENT, 0));
+    derived.grow(last.size).unwrap();
+    whole.grow(last.size).unwrap();
+    assert_eq!((derived.tree(last.size).unwrap(), whole.frontier()), (last, derived.frontier()));
+    for index in [0, 255, 256, 40_000, PER_SEGMENT - 1, PER_SEGMENT, last.size - 1] {
+        let proof = derived.prove_inclusion(index, last.size).unwrap();
+        let leaf = whole.leaf(index).unwrap();
+        assert_eq!(merkle::root_of_inclusion(&proof, index, last.size, leaf), Some(last.root), "{index}");
+        assert_eq!(merkle::leaf_hash(&derived.entry(index).unwrap()), leaf);
+    }
+    for size in [1, 255, 256, 257, 65_535, 65_536, 65_537] {
+        let (old, proof) = (whole.tree(size).unwrap(), derived.prove_consistency(size, last.size).unwrap());
+        assert!(verify_consistency(&proof, size, &old.root, last.size, &last.root), "{size}");
+    }
+    site.open().close("drained");
+
+    // Damaged kept hashes are no reason to lose the log, and none to believe it.
+    let mut bytes = fs::read(&kept).unwrap();
+    let at = usize::try_from(PER_SEGMENT).unwrap() * 32 + 5;
+    bytes[at] ^= 1;
+    fs::write(&kept, bytes).unwrap();
+    // With the checkpoint in segment 1, segment 0 is read again all the same: the last two always are.
+    site.open().close("drained");
+    fs::remove_file(&kept).unwrap();
+    site.open().close("drained");
+    assert!(kept.exists(), "derived anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_is_handed_over_to_and_a_foreign_one_is_refused() {
+    let mut site = Site::new();
+    site.open().close("drained");
+    let (before, old) = (site.config.signing_key.clone(), signer(&site));
+    let new = SigningKey::generate("heshan.gov.example/gw1", Algorithm::Ed25519).unwrap();
+    site.config.signing_key = site.dir.path().join("new.key");
+    new.write(&site.config.signing_key).unwrap();
+    assert!(matches!(site.try_open(), Err(OpenError::Checkpoint { .. })), "nobody vouches for the new key");
+    site.config.previous_signing_key = Some(before);
+    site.open().close("drained");
+    let note = note(&site, CHECKPOINT);
+    assert!(old.verifier().verify(&note).is_some() && new.verifier().verify(&note).is_some());
+    let handed: Vec<_> = site
+        .read_whole()
+        .into_iter()
+        .filter_map(|entry| match entry.content {
+            Content::Entry(Entry::LogKey(note)) => Some(note),
+            _ => None,
+        })
+        .collect();
+    let policy = Policy::of_logs(vec![old.verifier().clone()]);
+    assert_eq!(handed.len(), 1);
+    assert_eq!(next_key(&handed[0], "heshan.gov.example/gw1", &policy).as_ref(), Some(new.verifier()));
+    // Both keys go on to sign; the new one alone may, too. The entry stands once.
+    site.open().close("drained");
+    site.config.previous_signing_key = None;
+    site.open().close("drained");
+    let count =
+        site.read_whole().iter().filter(|entry| matches!(entry.content, Content::Entry(Entry::LogKey(_)))).count();
+    assert_eq!(count, 1);
+    // A key of another name is no key of this log.
+    let foreign = SigningKey::generate("heshan.gov.example/gw2", Algorithm::Ed25519).unwrap();
+    site.config.signing_key = site.dir.path().join("foreign.key");
+    foreign.write(&site.config.signing_key).unwrap();
+    assert!(matches!(site.try_open(), Err(OpenError::SigningKey { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_entries_is_continued_under_a_new_origin() {
+    let mut site = Site::new();
+    site.open().close("drained");
+    let (old, last) = (signer(&site), site.config.dir.join(CHECKPOINT));
+    let next = SigningKey::generate("heshan.gov.example/gw1/2", Algorithm::Ed25519).unwrap();
+    site.config.signing_key = site.dir.path().join("next.key");
+    next.write(&site.config.signing_key).unwrap();
+    site.config.dir = site.dir.path().join("log2");
+    site.config.origin = "heshan.gov.example/gw1/2".into();
+    let (wrong, vkey) = (site.dir.path().join("wrong"), site.dir.path().join("old"));
+    next.write_public(&wrong).unwrap();
+    old.write_public(&vkey).unwrap();
+    site.config.continues = Some(ContinuesConfig { checkpoint: last.clone(), vkey: wrong });
+    assert!(matches!(site.try_open(), Err(OpenError::Option(_))));
+    site.config.continues = Some(ContinuesConfig { checkpoint: last.clone(), vkey });
+    site.open().close("drained");
+    site.open().close("drained");
+    let read = site.read_whole();
+    assert_eq!(read[0].content, Content::Entry(Entry::Continues(fs::read_to_string(last).unwrap())));
+    let again = read.iter().filter(|entry| matches!(entry.content, Content::Entry(Entry::Continues(_)))).count();
+    assert_eq!((again, read.len()), (1, 7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_and_recovers_by_itself() {
+    let mut site = Site::new();
+    site.config.checkpoint_ms = 10;
+    let faults = Faulty::default();
+    let journal = site.open_on(&faults);
+    let kept = journal.append(look(PERSON)).await.unwrap();
+    assert_eq!(journal.status().alarms, [""; 0]);
+    faults.used.store(85, Ordering::SeqCst);
+    until(|| journal.status().alarms == ["the disk fills up"]).await;
+    journal.append(look(PERSON)).await.unwrap();
+    faults.used.store(95, Ordering::SeqCst);
+    until(|| !journal.is_writable()).await;
+    assert_eq!(journal.append(look(PERSON)).await, Err(AppendError::Refused));
+    faults.used.store(60, Ordering::SeqCst);
+    until(|| journal.is_writable()).await;
+    assert_eq!(journal.append(look(PERSON)).await.unwrap().index(), kept.index() + 2);
+    assert_eq!(journal.status().alarms, [""; 0]);
+    journal.close("drained");
+    assert_eq!(site.read_whole().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_space_nothing_is_written_and_nothing_lost() {
+    let mut site = Site::new();
+    site.config.checkpoint_ms = 10;
+    let faults = Faulty::default();
+    let journal = site.open_on(&faults);
+    faults.full.store(true, Ordering::SeqCst);
+    // The zeros written ahead are a reserve: about a MiB of entries still fits.
+    let mut stored = 0;
+    let refused = loop {
+        match journal.append(admin(&"x".repeat(1000))).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!((900..1100).contains(&stored), "{stored}");
+    assert_eq!(refused, AppendError::Unavailable);
+    faults.full.store(false, Ordering::SeqCst);
+    until(|| journal.is_writable()).await;
+    let next = journal.append(admin("")).await.unwrap();
+    assert_eq!(next.index(), stored + 2, "the index that found no room is used now");
+    journal.close("drained");
+    assert_eq!(site.read_whole().len() as u64, stored + 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_lies_loses_only_what_the_checkpoint_then_reports() {
+    let site = Site::new();
+    let faults = Faulty::default();
+    let journal = site.open_on(&faults);
+    for _ in 0..3 {
+        journal.append(look(PERSON)).await.unwrap();
+    }
+    journal.publish();
+    until(|| signed(&site).size == 5).await;
+    faults.lie.store(true, Ordering::SeqCst);
+    let lied = journal.append(look(PERSON)).await.unwrap();
+    journal.publish();
+    until(|| signed(&site).size == 6).await;
+    drop(journal);
+    // The power fails, and what the disk only said it had is gone.
+    let (offset, _, _) = layout(&site.segment(0))[usize::try_from(lied.index()).unwrap()];
+    let held = signed(&site);
+    for _ in 0..1000 {
+        if File::options().write(true).open(site.config.dir.join("lock")).unwrap().try_lock().is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    File::options().write(true).open(site.segment(0)).unwrap().set_len(offset).unwrap();
+    assert_eq!(held.size, 6);
+    assert!(matches!(site.try_open(), Err(OpenError::Rollback { size: 5, signed: 6, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_or_doubly_named_segment_is_noticed() {
+    for second_name in [false, true] {
+        let site = Site::new();
+        let journal = site.open();
+        journal.append(look(PERSON)).await.unwrap();
+        let (path, aside) = (site.segment(0), site.dir.path().join("aside"));
+        if second_name {
+            fs::hard_link(&path, &aside).unwrap();
+        } else {
+            fs::copy(&path, &aside).unwrap();
+            fs::rename(&aside, &path).unwrap();
+        }
+        assert_eq!(journal.append(look(PERSON)).await, Err(AppendError::Unavailable));
+        assert!(!journal.is_writable());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_cant_be_written_alarms_and_is_made_up_for() {
+    let mut site = Site::new();
+    site.config.checkpoint_ms = 10;
+    let faults = Faulty::default();
+    let journal = site.open_on(&faults);
+    faults.small.store(true, Ordering::SeqCst);
+    journal.append(look(PERSON)).await.unwrap();
+    until(|| journal.status().alarms == ["no checkpoint can be written"]).await;
+    assert_eq!((signed(&site).size, journal.status().signed), (2, 2), "what is not durable is not shown");
+    faults.small.store(false, Ordering::SeqCst);
+    until(|| signed(&site).size == 3 && journal.status().alarms.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cosignatures_are_kept_and_their_absence_alarms_then_stops() {
+    let mut site = Site::new();
+    (site.config.checkpoint_ms, site.config.unwitnessed_alarm_s, site.config.unwitnessed_stop_s) = (10, 900, 3600);
+    let witness = SigningKey::load(&site.dir.path().join("witness")).unwrap();
+    let vkey = site.dir.path().join("witness.vkey");
+    witness.write_public(&vkey).unwrap();
+    site.config.witnesses = vec![WitnessConfig { vkey, url: "http://127.0.0.1:1".into(), tls: None }];
+    let journal = site.open();
+    let latest = journal.checkpoints().borrow().clone().unwrap();
+    let stranger = SigningKey::generate("witness", Algorithm::Cosignature).unwrap();
+    journal.cosigned(latest.tree, vec![stranger.sign(latest.note.text(), MORNING)]);
+    journal.cosigned(latest.tree, vec![witness.sign("another text\n", MORNING)]);
+    journal.cosigned(latest.tree, vec![witness.sign(latest.note.text(), MORNING)]);
+    until(|| journal.status().witnessed_at == Some(MORNING)).await;
+    let kept = note(&site, WITNESSED);
+    assert!(witness.verifier().verify(&kept).is_some() && signer(&site).verifier().verify(&kept).is_some());
+    assert_eq!(note(&site, CHECKPOINT), kept);
+
+    // A slow witness answers for a checkpoint that is no longer the latest.
+    journal.append(look(PERSON)).await.unwrap();
+    until(|| journal.status().signed == 3).await;
+    site.clock.advance(Duration::from_secs(20));
+    journal.cosigned(latest.tree, vec![witness.sign(latest.note.text(), site.clock.now())]);
+    until(|| journal.status().witnessed_at == Some(site.clock.now())).await;
+    assert!(witness.verifier().verify(&note(&site, CHECKPOINT)).is_none());
+    assert!(journal.status().alarms.is_empty());
+
+    site.clock.advance(Duration::from_mins(15));
+    until(|| journal.status().alarms == ["no witness cosigns"]).await;
+    journal.append(look(PERSON)).await.unwrap();
+    site.clock.advance(Duration::from_mins(45));
+    until(|| !journal.is_writable()).await;
+    assert_eq!(journal.append(look(PERSON)).await, Err(AppendError::Refused));
+    let latest = journal.checkpoints().borrow().clone().unwrap();
+    journal.cosigned(latest.tree, vec![witness.sign(latest.note.text(), site.clock.now())]);
+    until(|| journal.is_writable() && journal.status().alarms.is_empty()).await;
+    journal.append(look(PERSON)).await.unwrap();
+}
+
+/// The whole way of old entries: an auditor allows, the log records it, whole segments go, and what is left can be proved
+/// and read.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable() {
+    use crate::audit::prune::{PruneError, authorize, prune};
+    use crate::audit::verify::{Trust, verify};
+
+    let mut site = Site::new();
+    (site.config.queue, site.config.batch, site.config.wait_ms) = (70_000, 4096, 60_000);
+    let auditor = SigningKey::generate("auditor", Algorithm::Ed25519).unwrap();
+    let (vkey, note) = (site.dir.path().join("auditor.vkey"), site.dir.path().join("prune.note"));
+    auditor.write_public(&vkey).unwrap();
+    let journal = site.open();
+    for _ in 0..2 {
+        let answers = join_all((0..PER_SEGMENT).map(|_| journal.append(admin("")))).await;
+        assert!(answers.iter().all(Result::is_ok));
+        site.clock.advance(Duration::from_hours(24));
+    }
+    journal.append(look(PERSON)).await.unwrap();
+    journal.close("drained");
+    let auditors = vec![auditor.verifier().clone()];
+    let trust =
+        Trust { policy: Some(Policy::of_logs(vec![signer(&site).verifier().clone()])), auditors: auditors.clone() };
+    let below = PER_SEGMENT + 10;
+    let try_prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, delete);
+    assert!(matches!(try_prune(true), Err(PruneError::NotAllowed)), "nobody allowed it");
+
+    // A stranger's permission makes no entry; the auditor's makes one, once.
+    let origin = site.config.origin.clone();
+    site.config.auditors = vec![vkey];
+    site.config.prune_authorization = Some(note.clone());
+    let stranger = SigningKey::generate("auditor", Algorithm::Ed25519).unwrap();
+    fs::write(&note, authorize(&origin, below, &stranger).to_string()).unwrap();
+    assert!(matches!(site.try_open(), Err(OpenError::Option(_))));
+    fs::write(&note, authorize(&origin, below, &auditor).to_string()).unwrap();
+    site.open().close("drained");
+    site.open().close("drained");
+    let count =
+        site.read_whole().iter().filter(|entry| matches!(entry.content, Content::Entry(Entry::PruneAuth(_)))).count();
+    assert_eq!(count, 1);
+
+    let prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, delete);
+    let planned = prune(false).unwrap();
+    assert!(site.segment(0).exists());
+    assert_eq!(prune(true).unwrap(), planned);
+    assert_eq!((planned.first, planned.segments), (PER_SEGMENT, 1));
+    assert!(!site.segment(0).exists() && site.segment(1).exists());
+    let report = verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(report.faults.is_empty() && report.first == PER_SEGMENT, "{report:?}");
+    let unproved = Trust { auditors: Vec::new(), ..trust.clone() };
+    let report = verify(&site.config.dir, &unproved, Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(!report.faults.is_empty(), "who has no auditor's key can't know that it was allowed");
+    // The log goes on, and what is left is read from the first data key on.
+    site.open().close("drained");
+    let read = site.read_whole();
+    assert!(read.iter().any(|entry| entry.access().is_some_and(|access| access.matter == "newborn_birth")));
+    // What nobody allowed is no pruning.
+    fs::remove_file(site.segment(1)).unwrap();
+    let report = verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(!report.faults.is_empty(), "{report:?}");
+}

@@ -1,0 +1,104 @@
+//! `oncegate audit verify` and `fsck`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{policy, verifier};
+use crate::audit::verify::{self, Held, Report, Trust};
+use crate::cli::table::{Look, Progress, Tone};
+use crate::cli::{Exit, Failure};
+
+#[derive(Debug, Args)]
+pub(super) struct FsckArgs {
+    /// Directory of the log, or of a copy
+    #[arg(value_name = "DIR")]
+    log: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Directory of the log, or of a copy
+    #[arg(long, value_name = "DIR")]
+    log: PathBuf,
+    /// Whom to believe: keys of logs and witnesses, and how many witnesses it takes (C2SP tlog-policy)
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// A checkpoint or proof kept elsewhere, which the log must contain: what a rolled back or forked log can't pass
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    /// An auditor's key (vkey) that may have allowed to delete old entries
+    #[arg(long, value_name = "FILE")]
+    auditor: Vec<PathBuf>,
+}
+
+pub(super) fn fsck(args: &FsckArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    run(&args.log, &Trust::default(), Vec::new(), out)
+}
+
+pub(super) fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let auditors = args.auditor.iter().map(|file| verifier(file)).collect::<Result<_, _>>()?;
+    let trust = Trust { policy: Some(policy(&args.policy)?), auditors };
+    let mut held = Vec::new();
+    for file in &args.checkpoint {
+        let wrong = |error: &dyn std::fmt::Display| Failure::new(Exit::Config, format!("{}: {error}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(&error))?;
+        // A proof ends in the checkpoint it was made for.
+        let note = match text.parse::<crate::audit::checkpoint::Proof>() {
+            Ok(proof) => proof.note,
+            Err(_) => text.parse().map_err(|error: crate::audit::note::NoteError| wrong(&error))?,
+        };
+        held.push(Held { name: file.display().to_string(), note });
+    }
+    run(&args.log, &trust, held, out)
+}
+
+fn run(log: &std::path::Path, trust: &Trust, held: Vec<Held>, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let mut progress = Progress::new(Look::stderr());
+    let mut last = 0;
+    let report = verify::verify(log, trust, held, &mut |read, of| {
+        let percent = (read * 100).checked_div(of).unwrap_or(100);
+        // Elsewhere than on a terminal a line for each tenth is enough.
+        if percent / 10 > last {
+            last = percent / 10;
+            let bar: String = (1..=20).map(|step| if step <= percent / 5 { '█' } else { '·' }).collect();
+            let line = format!("{bar} {percent:>3} %  {} of {} MB", read >> 20, of >> 20);
+            // What happens to the bar is no reason to stop.
+            let _ = progress.show(&mut io::stderr(), &line);
+        }
+    })
+    .map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", log.display())))?;
+    let _ = progress.clear(&mut io::stderr());
+    write(&report, out)?;
+    Ok(if report.faults.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    let look = Look::stdout();
+    writeln!(out, "entries    {}", report.size)?;
+    if report.first > 0 {
+        writeln!(out, "           the first {} are pruned", report.first)?;
+    }
+    if let Some((first, last)) = report.times {
+        writeln!(out, "           from {} to {}", first.to_rfc3339(), last.to_rfc3339())?;
+    }
+    for (kind, count) in &report.kinds {
+        writeln!(out, "           {count} {kind}")?;
+    }
+    writeln!(out, "signed     {} entries, root {}", report.signed, report.root)?;
+    for (witness, time) in &report.witnessed {
+        writeln!(out, "witnessed  by {witness} at {}", time.to_rfc3339())?;
+    }
+    for note in &report.notes {
+        writeln!(out, "note       {note}")?;
+    }
+    for fault in &report.faults {
+        writeln!(out, "{}      {fault}", look.paint(Tone::Bad, "FAULT"))?;
+    }
+    if report.faults.is_empty() {
+        writeln!(out, "{}", look.paint(Tone::Good, "The log is what was signed."))
+    } else {
+        writeln!(out, "{}", look.paint(Tone::Bad, "The log is NOT what was signed."))
+    }
+}

@@ -1,0 +1,232 @@
+//! What a witness cosigns: `add-checkpoint` of C2SP tlog-witness.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::mirror::Mirror;
+use super::{WatchedLog, WitnessFile, log_id};
+use crate::audit::checkpoint::{Checkpoint, Tree, decimal, parse_hashes};
+use crate::audit::files;
+use crate::audit::merkle::{Hash, MAX_PROOF, empty_root, verify_consistency};
+use crate::audit::note::{Algorithm, MAX_NOTE, Note, SigningKey, VerifierKey};
+use crate::clock::Clock;
+
+/// A witness, or a mirror: a key, and what it last cosigned of each log.
+#[derive(Debug)]
+pub struct Witness {
+    key: SigningKey,
+    state: PathBuf,
+    logs: Vec<Log>,
+    clock: Clock,
+    /// Keeps a second process out of the state.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Log {
+    origin: String,
+    id: String,
+    keys: Vec<VerifierKey>,
+    /// The latest checkpoint that was cosigned. Whoever compares with it and replaces it holds the lock meanwhile.
+    latest: Arc<Mutex<Latest>>,
+}
+
+#[derive(Debug)]
+struct Latest {
+    note: Option<Note>,
+    tree: Tree,
+    mirror: Option<Mirror>,
+}
+
+/// Why a checkpoint is not cosigned: the status codes of C2SP tlog-witness.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// 400: not a request of that form, or the old size is larger than the checkpoint's.
+    #[error("the request is not of the form of C2SP tlog-witness add-checkpoint, or its old size is too large")]
+    Form,
+    /// 404: a log that is not watched.
+    #[error("this log is not watched")]
+    UnknownLog,
+    /// 403: no known key of the log has signed.
+    #[error("no known key of the log has signed this checkpoint")]
+    Unsigned,
+    /// 409: another size was cosigned last, or another root of this size.
+    #[error("a checkpoint of {0} entries was cosigned last")]
+    Conflict(u64),
+    /// 422: not proved to have grown out of what was cosigned last.
+    #[error("the log is not proved to have grown out of what was cosigned last")]
+    Inconsistent,
+    /// 503: a mirror can't get the entries.
+    #[error("the entries can't be had: {0}")]
+    NotHeld(String),
+    /// 500: the state can't be kept.
+    #[error("the state can't be kept")]
+    Io(#[from] io::Error),
+}
+
+/// Why a witness does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration, or a file it names.
+    #[error("{0}")]
+    Config(String),
+    /// The state.
+    #[error("witness state {}: {source}", dir.display())]
+    State {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Witness {
+    /// Opens the state, a mirror's copies too. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(config: &WitnessFile, mirror: bool, clock: Clock) -> Result<Self, OpenError> {
+        let state = |source| OpenError::State { dir: config.state.clone(), source };
+        let key = SigningKey::load(&config.key)
+            .map_err(|error| OpenError::Config(format!("{}: {error}", config.key.display())))?;
+        if key.verifier().algorithm() != Algorithm::Cosignature {
+            return Err(OpenError::Config(format!("{}: not a witness's key", config.key.display())));
+        }
+        fs::create_dir_all(&config.state).map_err(state)?;
+        let lock = File::options().write(true).create(true).truncate(false).open(config.state.join("lock"));
+        let lock = lock.map_err(state)?;
+        lock.try_lock().map_err(|_| state(io::Error::other("in use by another process")))?;
+        let logs = config.logs.iter().map(|log| Log::open(config, log, mirror, &clock));
+        Ok(Self { key, state: config.state.clone(), logs: logs.collect::<Result<_, _>>()?, clock, _lock: lock })
+    }
+
+    /// Its public key.
+    pub fn verifier(&self) -> &VerifierKey {
+        self.key.verifier()
+    }
+
+    /// Origins of the logs it watches.
+    pub fn origins(&self) -> impl Iterator<Item = &str> {
+        self.logs.iter().map(|log| log.origin.as_str())
+    }
+
+    /// Checks a submitted checkpoint, keeps it, and returns the cosignature's line. When it returns `Ok`, the checkpoint
+    /// is durable as the latest of its log.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn add_checkpoint(&self, request: &str) -> Result<String, Refused> {
+        let (old, proof, note) = parse(request).ok_or(Refused::Form)?;
+        let checkpoint = Checkpoint::of(&note).map_err(|_| Refused::Form)?;
+        let log = self.logs.iter().find(|log| log.origin == checkpoint.origin).ok_or(Refused::UnknownLog)?;
+        if !log.keys.iter().any(|key| key.verify(&note).is_some()) {
+            return Err(Refused::Unsigned);
+        }
+        let tree = checkpoint.tree;
+        if old > tree.size {
+            return Err(Refused::Form);
+        }
+        // Held from comparing to keeping: no other checkpoint comes between.
+        let mut latest = log.latest.clone().lock_owned().await;
+        let held = latest.tree;
+        if old != held.size {
+            return Err(Refused::Conflict(held.size));
+        }
+        if old == tree.size && held.root != tree.root {
+            self.keep_evidence(log, &latest, &note);
+            return Err(Refused::Conflict(held.size));
+        }
+        if !verify_consistency(&proof, held.size, &held.root, tree.size, &tree.root) {
+            self.keep_evidence(log, &latest, &note);
+            return Err(Refused::Inconsistent);
+        }
+        // The caller may hang up; what was begun is finished.
+        let (state, name) = (self.state.clone(), log.id.clone());
+        let cosignature = self.key.sign(note.text(), self.clock.now());
+        let mut cosigned = note;
+        cosigned.add(vec![cosignature.clone()]);
+        let kept = tokio::spawn(async move {
+            if let Some(mirror) = &mut latest.mirror {
+                mirror.pull(tree).await.map_err(Refused::NotHeld)?;
+            }
+            let text = cosigned.to_string();
+            let written = tokio::task::spawn_blocking(move || files::replace(&state, &name, text.as_bytes()));
+            written.await.map_err(io::Error::other)??;
+            if let Some(mirror) = &latest.mirror {
+                mirror.keep_checkpoint(&cosigned)?;
+            }
+            (latest.tree, latest.note) = (tree, Some(cosigned));
+            Ok::<_, Refused>(())
+        });
+        kept.await.map_err(io::Error::other)??;
+        tracing::debug!(log = log.origin, size = tree.size, "cosigned");
+        Ok(format!("{cosignature}\n"))
+    }
+
+    /// The latest checkpoint cosigned of the log with this id (SHA-256 of its origin, hexadecimal).
+    pub async fn latest(&self, id: &str) -> Option<String> {
+        let log = self.logs.iter().find(|log| log.id == id)?;
+        log.latest.lock().await.note.as_ref().map(ToString::to_string)
+    }
+
+    /// Two checkpoints of one log, both signed, of which one is a lie: whoever looks into it will want both.
+    fn keep_evidence(&self, log: &Log, latest: &Latest, other: &Note) {
+        let name = format!("{}.fork", log.id);
+        tracing::error!(log = log.origin, evidence = name, "the log signed a past that it did not have: a fork");
+        if self.state.join(&name).exists() {
+            // The first one says it all; a flood of them must not fill the disk.
+            return;
+        }
+        let held = latest.note.as_ref().map(ToString::to_string).unwrap_or_default();
+        if let Err(error) = files::replace(&self.state, &name, format!("{held}\n{other}").as_bytes()) {
+            tracing::error!(%error, "the evidence can't be kept");
+        }
+    }
+}
+
+impl Log {
+    fn open(config: &WitnessFile, log: &WatchedLog, mirror: bool, clock: &Clock) -> Result<Self, OpenError> {
+        let mut keys = Vec::new();
+        for file in &log.keys {
+            let key =
+                VerifierKey::load(file).map_err(|error| OpenError::Config(format!("{}: {error}", file.display())))?;
+            if key.algorithm() != Algorithm::Ed25519 {
+                return Err(OpenError::Config(format!("{}: not a log's key", file.display())));
+            }
+            keys.push(key);
+        }
+        let origin = match keys.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|key| key.name() == first.name()) => first.name().to_owned(),
+            _ => {
+                return Err(OpenError::Config("logs: `keys` of one log, all with its origin as their name".to_owned()));
+            }
+        };
+        let id = log_id(&origin);
+        let state = |source| OpenError::State { dir: config.state.clone(), source };
+        let held = files::read_small(&config.state.join(&id), MAX_NOTE).map_err(state)?;
+        let broken = || state(io::Error::other(format!("{id} is no checkpoint; it must be restored, never deleted")));
+        let note: Option<Note> = match held {
+            None => None,
+            Some(bytes) => Some(String::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(broken)?),
+        };
+        let tree = match &note {
+            None => Tree { size: 0, root: empty_root() },
+            Some(note) => Checkpoint::of(note).map_err(|_| broken())?.tree,
+        };
+        let mirror = mirror.then(|| Mirror::open(log, &origin, tree, clock).map_err(OpenError::Config)).transpose()?;
+        Ok(Self { origin, id, keys, latest: Arc::new(Mutex::new(Latest { note, tree, mirror })) })
+    }
+}
+
+/// Old size, consistency proof, checkpoint.
+fn parse(request: &str) -> Option<(u64, Vec<Hash>, Note)> {
+    let (head, note) = request.split_once("\n\n")?;
+    let mut lines = head.split('\n');
+    let old = lines.next()?.strip_prefix("old ").and_then(decimal)?;
+    let proof = parse_hashes(lines).filter(|proof| proof.len() < MAX_PROOF)?;
+    Some((old, proof, note.parse().ok()?))
+}

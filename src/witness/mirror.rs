@@ -1,0 +1,142 @@
+//! A mirror's copy of a log: entries are pulled, held against the signed root, made durable; only then may the checkpoint
+//! be cosigned. The copy has the log's own format, so that everything that reads a log reads it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::{Peer, WatchedLog};
+use crate::audit::checkpoint::Tree;
+use crate::audit::files;
+use crate::audit::merkle::leaf_hash;
+use crate::audit::note::Note;
+use crate::audit::tree::{Entries, LogTree, Resource, TILE};
+use crate::audit::{ORIGIN_FILE, PER_SEGMENT, segment_file};
+use crate::clock::Clock;
+
+/// The copy of one log.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    dir: PathBuf,
+    source: Peer,
+    tree: LogTree,
+    /// Where the next entry goes within its segment, in bytes.
+    offset: u64,
+}
+
+impl Mirror {
+    /// Opens the copy, which must hold `tree`, the latest that was cosigned; what stands behind it is cut off.
+    pub(super) fn open(log: &WatchedLog, origin: &str, tree: Tree, clock: &Clock) -> Result<Self, String> {
+        let (Some(url), Some(dir)) = (&log.source, &log.copy) else {
+            return Err(format!("logs: a mirror needs `source` and `copy` of {origin}"));
+        };
+        let source = Peer::new(url, log.tls.as_ref(), clock).map_err(|error| error.to_string())?;
+        let failed = |error: &dyn std::fmt::Display| format!("copy {}: {error}", dir.display());
+        fs::create_dir_all(dir).map_err(|error| failed(&error))?;
+        files::replace(dir, ORIGIN_FILE, origin.as_bytes()).map_err(|error| failed(&error))?;
+        let mut held = LogTree::from_entries(dir);
+        held.grow(tree.size).map_err(|error| failed(&error))?;
+        if held.frontier().root() != tree.root {
+            return Err(failed(&"its entries are not those that were cosigned"));
+        }
+        let mut mirror = Self { dir: dir.clone(), source, offset: held.end(), tree: held };
+        mirror.cut().map_err(|error| failed(&error))?;
+        Ok(mirror)
+    }
+
+    /// Pulls what is missing up to `tree` and makes it durable. On an error the copy is as it was.
+    pub(super) async fn pull(&mut self, tree: Tree) -> Result<(), String> {
+        let pulled = self.try_pull(tree).await;
+        if pulled.is_err() {
+            // What was pulled may be anything.
+            self.cut().map_err(|error| error.to_string())?;
+        }
+        pulled
+    }
+
+    /// Puts the cosigned checkpoint beside the copy.
+    pub(super) fn keep_checkpoint(&self, note: &Note) -> io::Result<()> {
+        ["witnessed", "checkpoint"]
+            .iter()
+            .try_for_each(|name| files::replace(&self.dir, name, note.to_string().as_bytes()))
+    }
+
+    async fn try_pull(&mut self, tree: Tree) -> Result<(), String> {
+        let failed = |error: io::Error| format!("the copy can't be written: {error}");
+        let (mut frontier, mut at, mut offset) = (self.tree.frontier(), self.tree.size(), self.offset);
+        let mut file = None;
+        while at < tree.size {
+            let number = at / TILE;
+            let width = (tree.size - number * TILE).min(TILE);
+            let resource = Resource::Entries { number, width: u16::try_from(width).unwrap_or(u16::MAX) };
+            let answer = self.source.get(&format!("/{}", resource.path())).await.map_err(|error| error.to_string())?;
+            if answer.status != http::StatusCode::OK {
+                return Err(format!("{}: {}", resource.path(), answer.status));
+            }
+            let skip = usize::try_from(at % TILE).unwrap_or_default();
+            let bundle = answer.body;
+            let mut bytes = Vec::with_capacity(bundle.len());
+            let mut count = 0;
+            for entry in Entries(&bundle) {
+                count += 1;
+                if count <= skip {
+                    continue;
+                }
+                frontier.push(leaf_hash(entry));
+                bytes.extend_from_slice(&u16::try_from(entry.len()).unwrap_or_default().to_be_bytes());
+                bytes.extend_from_slice(entry);
+            }
+            if count as u64 != width {
+                return Err(format!("{}: {count} entries instead of {width}", resource.path()));
+            }
+            let segment = at / PER_SEGMENT;
+            if at.is_multiple_of(PER_SEGMENT) {
+                offset = 0;
+                sync(file.take()).await.map_err(failed)?;
+            }
+            let open = match file.take() {
+                Some(file) => file,
+                None => open(&self.dir, segment).map_err(failed)?,
+            };
+            open.write_all_at(&bytes, offset).map_err(failed)?;
+            file = Some(open);
+            offset += bytes.len() as u64;
+            at += (count - skip) as u64;
+        }
+        sync(file).await.map_err(failed)?;
+        files::sync_dir(&self.dir).map_err(failed)?;
+        if frontier.root() != tree.root {
+            return Err("the entries are not those that the checkpoint signs".to_owned());
+        }
+        self.tree.grow(tree.size).map_err(|error| error.to_string())?;
+        self.offset = offset;
+        Ok(())
+    }
+
+    /// Cuts off what stands behind the copy's end.
+    fn cut(&mut self) -> io::Result<()> {
+        let segment = self.tree.size() / PER_SEGMENT;
+        let mut later = segment + 1;
+        while self.dir.join(segment_file(later)).exists() {
+            fs::remove_file(self.dir.join(segment_file(later)))?;
+            later += 1;
+        }
+        self.offset = self.tree.end();
+        let file = open(&self.dir, segment)?;
+        file.set_len(self.offset)?;
+        file.sync_all()?;
+        files::sync_dir(&self.dir)
+    }
+}
+
+fn open(dir: &Path, segment: u64) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(segment_file(segment)))
+}
+
+async fn sync(file: Option<File>) -> io::Result<()> {
+    match file {
+        None => Ok(()),
+        Some(file) => tokio::task::spawn_blocking(move || file.sync_all()).await.map_err(io::Error::other)?,
+    }
+}
