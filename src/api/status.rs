@@ -102,7 +102,9 @@ const fn meaning(reason: Reason) -> (Code, &'static str) {
         Reason::GrantExpired => (PermissionDenied, "the grant has expired; its provider must renew it"),
         Reason::GrantNotYetValid => (PermissionDenied, "the grant is not valid yet"),
         Reason::RoleNotGranted => (PermissionDenied, "the grant covers subjects in other roles"),
-        Reason::VerifyOnly => (PermissionDenied, "the grant allows comparing values, not reading them"),
+        Reason::VerifyOnly => {
+            (PermissionDenied, "the grant allows comparing values, not reading them; ask with Verify")
+        }
         Reason::NeverShared => (PermissionDenied, "these fields are shared with nobody"),
         Reason::BasisMissing => (
             PermissionDenied,

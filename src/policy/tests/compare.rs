@@ -349,4 +349,19 @@ proptest! {
             prop_assert!(permit.open().contains(claim.field()) || result == Compared::CannotTell);
         }
     }
+
+    /// Whatever a provider sends, it is compared or refused.
+    #[test]
+    fn no_bytes_break_the_comparison(bytes in prop::collection::vec(any::<u8>(), 0..64), cut in any::<prop::sample::Index>()) {
+        let ty = built_in("resident_identity");
+        let permit = permit_to(Mode::Verify, &ty, ty.all() - ty.never, &[]);
+        let claims = [("name", "x"), ("status", "1"), ("in_force", "true"), ("aged_18", "true")]
+            .map(|(path, value)| Claim::new(&ty, path, value, TODAY).unwrap());
+        let mut sound = record(&ty, &[("name", text("x")), ("birth_date", text("1949-12-31")), ("status", Value::EnumNumber(1))]);
+        for damaged in [bytes.clone(), { sound.truncate(cut.index(sound.len())); [sound, bytes].concat() }] {
+            if let Ok(settled) = settle(&permit, &damaged) {
+                let _ = compare(&settled, &claims);
+            }
+        }
+    }
 }
