@@ -406,11 +406,14 @@ pub(crate) fn documented(reason: &str) -> Vec<BTreeSet<String>> {
     examples
 }
 
-/// Copies a folder with everything in it.
+/// Copies a folder with everything in it, but for what a gateway that ran there has left.
 pub(crate) fn copy_tree(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
+        if entry.path().ends_with("deploy/heshan/run") {
+            continue;
+        }
         if entry.path().is_dir() {
             std::fs::create_dir_all(&to).unwrap();
             copy_tree(&entry.path(), &to);

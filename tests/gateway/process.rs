@@ -52,7 +52,11 @@ impl Server {
         });
         let mut first = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
-        let address = first.trim().strip_prefix("gateway  ").unwrap_or_else(|| panic!("{first:?}")).to_owned();
+        let address = first.trim().strip_prefix("gateway  ").map(str::to_owned);
+        let address = address.unwrap_or_else(|| {
+            let _ = child.wait();
+            panic!("{first:?} {}", lines.lock().unwrap())
+        });
         Self { child, address, lines }
     }
 
