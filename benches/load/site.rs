@@ -208,7 +208,7 @@ fn configuration(out: &Path, birth: &str, registry: &str) -> String {
         ("127.0.0.1:7490", "127.0.0.1:0"),
         ("127.0.0.1:7447", "127.0.0.1:0"),
         ("https://127.0.0.1:7451", birth),
-        ("https://127.0.0.1:7461", registry),
+        ("https://127.0.0.1:7470", registry),
         ("max_connections = 4096", "max_connections = 16384"),
         ("max_connections_per_address = 128", "max_connections_per_address = 16384"),
         ("max_connections_per_identity = 64", "max_connections_per_identity = 16384"),

@@ -192,7 +192,7 @@ pub(crate) async fn deployment(around: &Around, stop: &CancellationToken) -> Str
         .replace("\"policy\"", &format!("\"{here}/policy\""))
         .replace("127.0.0.1:7443", "127.0.0.1:0")
         .replace("127.0.0.1:7490", "127.0.0.1:0")
-        .replace("https://127.0.0.1:7461", &registry)
+        .replace("https://127.0.0.1:7470", &registry)
         .replace("127.0.0.1:7447", "127.0.0.1:0")
         // No witness answers, unless a test runs one.
         .replace("https://127.0.0.1:7446", "https://127.0.0.1:9")
