@@ -43,6 +43,12 @@ pub struct Predicate {
 
 /// Leaves and predicates side by side.
 impl CertificateType {
+    /// The Chinese label of a leaf or predicate.
+    pub fn label_zh(&self, field: usize) -> &str {
+        let predicate = || self.predicate(field).map_or("", |predicate| &predicate.label_zh);
+        self.leaves.get(field).map_or_else(predicate, |leaf| &leaf.label_zh)
+    }
+
     /// How access records name a field: a leaf by the field numbers that lead to it, a predicate by 0 and its number.
     pub fn numbers(&self, field: usize) -> Vec<u32> {
         let predicate = || self.predicate(field).map(|predicate| vec![0, predicate.number]).unwrap_or_default();

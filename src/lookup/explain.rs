@@ -65,7 +65,7 @@ impl Gateway {
         let matter = &*matter(&policy, &request.matter)?;
         let kind = &certificate_type(&policy, &request.certificate_type)?;
         draft.certificate_type(kind, mode);
-        let fields = read_mask(kind, &request.read_mask)?;
+        let fields = read_mask(kind, mode, &request.read_mask)?;
         policy.catalog().check_subjects(&request.subjects)?;
         let subjects = &request.subjects;
         let about = subject_in_role(subjects, &request.subject_role)?;

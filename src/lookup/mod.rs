@@ -306,7 +306,7 @@ impl Gateway {
         let matter = matter(&policy, &request.matter)?;
         let kind = certificate_type(&policy, &request.certificate_type)?;
         draft.certificate_type(&kind, Mode::Query);
-        let fields = read_mask(&kind, &request.read_mask)?;
+        let fields = read_mask(&kind, Mode::Query, &request.read_mask)?;
         policy.catalog().check_subjects(&request.subjects)?;
         let subjects = &request.subjects;
         let about = subject_in_role(subjects, &request.subject_role)?;
@@ -513,15 +513,16 @@ fn unrecorded(error: AppendError) -> Refusal {
     Refusal { refused: Reason::AuditUnavailable.into(), recorded: None }
 }
 
-/// The fields that a read mask names.
-fn read_mask(kind: &CertificateType, paths: &[String]) -> Result<Fields, Refused> {
+/// The fields that a read mask names. Predicates are never read, so only a mask of what to verify names them.
+fn read_mask(kind: &CertificateType, mode: Mode, paths: &[String]) -> Result<Fields, Refused> {
     if paths.is_empty() || paths.len() > MAX_READ_MASK || paths.iter().any(|path| path == "*") {
         return Err(Reason::ReadMaskRequired.into());
     }
     let mut want = Fields::EMPTY;
     for path in paths {
         // The path is the caller's text, so it is not repeated: its place in the mask tells as much.
-        want |= kind.expand(path).ok_or_else(|| {
+        let named = if mode == Mode::Verify { kind.named(path) } else { kind.expand(path) };
+        want |= named.ok_or_else(|| {
             let position = paths.iter().position(|other| other == path).unwrap_or_default();
             Refused::new(Reason::FieldUnknown).with("path", format!("read_mask.paths[{position}]"))
         })?;

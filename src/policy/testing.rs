@@ -314,7 +314,7 @@ impl File<'_> {
     }
 
     fn leaves(&mut self, path: &Spanned<String>, kind: &CertificateType) -> Fields {
-        kind.expand(path.get_ref()).unwrap_or_else(|| {
+        kind.named(path.get_ref()).unwrap_or_else(|| {
             self.fault(path, unknown_field(path.get_ref(), kind));
             Fields::EMPTY
         })

@@ -279,6 +279,28 @@ async fn claims_that_no_record_could_answer_are_refused() {
 }
 
 #[tokio::test]
+async fn explain_names_predicates_as_verify_does() {
+    let site = Site::start().await;
+    let ask = async |verify: bool, paths: &[&str]| {
+        let pb::VerifyRequest { matter, case_id, certificate_type, subject_role, subjects, .. } =
+            about_mother(MOTHER, &[]);
+        let read_mask = crate::harness::mask(paths);
+        let message =
+            pb::ExplainRequest { matter, case_id, certificate_type, subject_role, subjects, read_mask, verify };
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", format!("Bearer {}", site.token("WJ")).parse().unwrap());
+        LookupServiceClient::new(site.channel.clone()).explain(request).await.map(Response::into_inner)
+    };
+    let explained = ask(true, &["aged_18", "in_force", "name"]).await.unwrap();
+    let forms: Vec<_> = explained.fields.iter().map(|field| (field.path.as_str(), field.forms[0].form())).collect();
+    let (may, may_not) = (pb::FieldForm::Released, pb::FieldForm::Withheld);
+    assert_eq!(forms, [("name", may), ("in_force", may), ("aged_18", may_not)]);
+    site.refused(ask(false, &["in_force"]).await, Code::InvalidArgument, "FIELD_UNKNOWN");
+    assert_eq!(site.population.calls(), 0);
+    site.close().await;
+}
+
+#[tokio::test]
 async fn twins_are_compared_one_by_one() {
     let site = Site::start().await;
     let twin = |name: &str, number: &str| {

@@ -91,7 +91,7 @@ pub(super) fn run(args: &ExplainArgs, out: &mut dyn Write) -> Result<Exit, Failu
     } else {
         let mut table = Table::new(&["field", "字段", "decision", "why"]).limit(3, 70);
         for Explained { leaf, verdict } in &explanation.fields {
-            let (path, label) = (kind.path(*leaf), kind.leaves.get(*leaf).map_or("", |leaf| &leaf.label_zh));
+            let (path, label) = (kind.path(*leaf), kind.label_zh(*leaf));
             let (decision, why) = shown(verdict);
             table.row([path.into(), label.into(), decision, why.into()]);
         }
@@ -123,10 +123,10 @@ fn explain(policy: &Policy, args: &ExplainArgs) -> Result<Explanation, Failure> 
     let kind = kind.ok_or_else(|| none("certificate type", &args.certificate_type))?;
     let mut want = Fields::EMPTY;
     for path in &args.fields {
-        want |= kind.expand(path).ok_or_else(|| wrong(format!("no field `{path}` of {}", kind.code)))?;
+        want |= kind.named(path).ok_or_else(|| wrong(format!("no field `{path}` of {}", kind.code)))?;
     }
     if args.fields.is_empty() {
-        want = (0..kind.leaves.len()).collect();
+        want = if args.mode == Mode::Verify { kind.all() } else { (0..kind.leaves.len()).collect() };
     }
     let (mut facts, mut truths) = (FactSet::EMPTY, Truths::NONE);
     for (name, known) in &args.facts {

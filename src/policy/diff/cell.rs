@@ -39,14 +39,14 @@ impl<'p> Side<'p> {
         facts.iter().filter_map(move |fact| vocabulary.get(fact)).map(|fact| &*fact.name)
     }
 
-    /// The form of each leaf for a role, on a day, with these facts known true and these known false. The rules are those
+    /// The form of each leaf and predicate for a role, on a day, with these facts known true and these known false. The rules are those
     /// of `decide` and `settle`, which a test holds it against.
     fn forms(&self, role: &str, day: Date, known_true: FactSet, known_false: FactSet) -> BTreeMap<&'p str, Form> {
         let Some(kind) = self.kind else { return BTreeMap::new() };
         let denied = (self.denies.iter())
             .filter(|deny| !deny.when.intersects(known_false))
             .fold(kind.never, |all, deny| all | deny.fields);
-        let mut forms = vec![Form::default(); kind.leaves.len()];
+        let mut forms = vec![Form::default(); kind.all().len()];
         let mut give = |fields: Fields, form: Form| {
             for leaf in (fields - denied).iter() {
                 if let Some(has) = forms.get_mut(leaf) {
@@ -61,13 +61,15 @@ impl<'p> Side<'p> {
                 && known_true.covers(grant.when)
         });
         for grant in open {
-            let read = if grant.mode == Mode::Verify { Read::Nothing } else { Read::Clear };
-            give(grant.clear(), Form { read, compare: true });
-            for (mask, fields) in grant.masks.iter().filter(|_| grant.mode > Mode::Verify) {
-                give(*fields, Form { read: Read::Masked(*mask), compare: false });
+            give(grant.comparable(kind), Form { read: Read::Nothing, compare: true });
+            if grant.mode > Mode::Verify {
+                give(grant.clear(), Form { read: Read::Clear, compare: true });
+                for (mask, fields) in &grant.masks {
+                    give(*fields, Form { read: Read::Masked(*mask), compare: false });
+                }
             }
         }
-        kind.leaves.iter().map(|leaf| leaf.path.as_str()).zip(forms).collect()
+        kind.all().iter().map(|field| kind.path(field)).zip(forms).collect()
     }
 }
 

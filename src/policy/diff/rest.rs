@@ -123,7 +123,21 @@ fn certificate_type(code: &str, before: &CertificateType, after: &CertificateTyp
             }
             (leaf.path.clone(), format!("{says}, mask {}", leaf.mask.as_deref().unwrap_or("none")))
         };
-        kind.leaves.iter().enumerate().map(says).collect()
+        // What a predicate is drawn from and when it holds; its labels change nothing.
+        let concludes = |drawn: &crate::catalog::Predicate| {
+            let inputs: Vec<_> = drawn.inputs.iter().map(|leaf| kind.path(leaf)).collect();
+            let state = drawn.state.as_ref().map(|(_, states)| states);
+            let years = drawn.born.map(|(_, years)| years);
+            let [from, until] = [drawn.from, drawn.until].map(|leaf| leaf.map_or("-", |leaf| kind.path(leaf)));
+            let end = if drawn.open_ended { " or without end" } else { "" };
+            let says = format!(
+                "predicate {} of {}: states {state:?}, from {from}, until {until}{end}, years {years:?}",
+                drawn.number,
+                inputs.join(", ")
+            );
+            (drawn.name.clone(), says)
+        };
+        kind.leaves.iter().enumerate().map(says).chain(kind.predicates.iter().map(concludes)).collect()
     };
     for (path, pair) in paired(leaves(before), leaves(after)) {
         match pair {

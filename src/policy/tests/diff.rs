@@ -41,7 +41,10 @@ fn some_facts(rng: &mut StdRng) -> FactSet {
 fn random_policy(rng: &mut StdRng, ty: &Arc<CertificateType>) -> Policy {
     let grants = (0..rng.random_range(0..4)).map(|number| {
         let grant = random_grant(rng, ty, number);
-        Grant { consumer: department("GA"), matter: "newborn".into(), when: some_facts(rng), ..grant }
+        // Some name the predicate, which only grants to compare may.
+        let named = if grant.mode == Mode::Verify && rng.random_bool(0.5) { ty.all() } else { Fields::EMPTY };
+        let fields = grant.fields | (named - (0..ty.leaves.len()).collect());
+        Grant { consumer: department("GA"), matter: "newborn".into(), when: some_facts(rng), fields, ..grant }
     });
     let grants = grants.collect();
     let denies: Vec<_> = (0..rng.random_range(0..3))
@@ -49,7 +52,7 @@ fn random_policy(rng: &mut StdRng, ty: &Arc<CertificateType>) -> Policy {
             consumers: None,
             matter: "newborn".into(),
             certificate_type: ty.code.clone(),
-            fields: some_leaves(rng, ty.leaves.len(), 0.3),
+            fields: ty.with_conclusions(some_leaves(rng, ty.leaves.len(), 0.3)),
             when: some_facts(rng),
         })
         .collect();
@@ -60,7 +63,7 @@ fn random_policy(rng: &mut StdRng, ty: &Arc<CertificateType>) -> Policy {
 fn decided(policy: &Policy, ty: &Arc<CertificateType>, role: &str, today: Date, truths: Truths) -> Vec<Form> {
     let consumer = department("GA");
     let given = Given::default();
-    let mut forms = vec![Form::default(); ty.leaves.len()];
+    let mut forms = vec![Form::default(); ty.all().len()];
     for mode in [Mode::Query, Mode::Verify] {
         let ask = Ask {
             consumer: &consumer,
@@ -68,7 +71,7 @@ fn decided(policy: &Policy, ty: &Arc<CertificateType>, role: &str, today: Date, 
             certificate_type: ty,
             role,
             mode,
-            want: (0..ty.leaves.len()).collect(),
+            want: ty.all(),
             matches: Fields::EMPTY,
             basis: Basis::Consent,
             reference: "c",
@@ -120,6 +123,7 @@ proptest! {
         let fields = [text(1, "one"), text(2, "two"), text(3, "three"), text(4, "four")];
         let mut ty = certificate_type("t", "WJ", &fields);
         ty.never = Fields::one(3);
+        ty.predicates.push(predicate("one_and_two", Fields::one(0) | Fields::one(1)));
         let ty = Arc::new(ty);
         let (old, new) = (random_policy(&mut rng, &ty), random_policy(&mut rng, &ty));
         let diff = Diff::of(&old, &new).unwrap();

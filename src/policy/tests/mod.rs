@@ -101,6 +101,23 @@ pub(super) fn certificate_type(code: &str, provider: &str, fields: &[FieldSpec])
     }
 }
 
+/// A predicate that holds if all of these are true.
+pub(super) fn predicate(name: &str, flags: Fields) -> Predicate {
+    Predicate {
+        name: name.into(),
+        number: 1,
+        label_zh: String::new(),
+        label_en: String::new(),
+        inputs: flags,
+        flags,
+        state: None,
+        from: None,
+        until: None,
+        open_ended: false,
+        born: None,
+    }
+}
+
 fn node(fields: &[FieldSpec], prefix: &str, numbers: &[u32], leaves: &mut Vec<Leaf>) -> Node {
     let mut children = Vec::new();
     for field in fields {
@@ -168,19 +185,7 @@ fn made_up() -> Known {
     let mut birth = certificate_type("birth", "WJ", &birth);
     birth.never = Fields::one(birth.leaf("birth_weight_g").unwrap());
     let status = Fields::one(birth.leaf("status").unwrap());
-    birth.predicates.push(Predicate {
-        name: "on_record".into(),
-        number: 1,
-        label_zh: String::new(),
-        label_en: String::new(),
-        inputs: status,
-        flags: status,
-        state: None,
-        from: None,
-        until: None,
-        open_ended: false,
-        born: None,
-    });
+    birth.predicates.push(predicate("on_record", status));
     let compared = ["blood_group", "on_record"].map(|name| birth.comparable(name).unwrap());
     birth.verify_only = compared.into_iter().collect();
     birth.sensitive = Fields::one(birth.leaf("mother.id_no").unwrap());
