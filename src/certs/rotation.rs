@@ -10,8 +10,8 @@ use tonic::transport::Channel;
 use super::testing::{Ca, DAY, DOMAIN, Leaf, Pki, Running, get, header, short};
 use super::upstream::client_channel;
 use super::{
-    Act, ActError, BlockWho, Custodian, Followed, Gate, Keeper, Names, Opened, Removed, Staging, Store, Swept,
-    TrustConfig, UpstreamConfig,
+    Act, ActError, BlockWho, Custodian, Followed, Gate, HardeningConfig, Keeper, Names, Opened, Removed, Staging,
+    Store, Swept, TrustConfig, UpstreamConfig,
 };
 
 const ROOT: &str = "uid 0";
@@ -24,15 +24,19 @@ fn store(pki: &Pki) -> Store {
     store
 }
 
-fn open(pki: &Pki) -> Arc<Keeper> {
+fn open(pki: &Pki, hardening: HardeningConfig) -> Arc<Keeper> {
     let opened = Opened::open(&TrustConfig::new(pki.path("trust")), DOMAIN, &pki.clock).unwrap();
-    Keeper::new(opened, pki.clock.clone(), |first| Gate::new(first, short(), pki.clock.clone())).unwrap()
+    Keeper::new(opened, pki.clock.clone(), |first| Gate::new(first, hardening, pki.clock.clone())).unwrap()
 }
 
 /// A gateway's listener that follows its trust directory.
 async fn start(pki: &Pki) -> (Arc<Keeper>, Running) {
+    start_with(pki, short()).await
+}
+
+async fn start_with(pki: &Pki, hardening: HardeningConfig) -> (Arc<Keeper>, Running) {
     store(pki);
-    let keeper = open(pki);
+    let keeper = open(pki, hardening);
     let running = Running::serving(keeper.gate().clone()).await;
     (keeper, running)
 }
@@ -71,7 +75,7 @@ async fn a_revoked_certificate_is_out_at_once_and_no_rollback_brings_it_back() {
 
     let told = act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[7], 9 * DAY)] }).unwrap();
     assert!(told.contains("generation 2 serves: 1 connections kept, 0 drained, 1 cut"), "{told}");
-    let ended = timeout(Duration::from_secs(1), open_stream).await.expect("open streams end at once").unwrap();
+    let ended = timeout(Duration::from_secs(10), open_stream).await.expect("open streams end at once").unwrap();
     assert!(ended.is_err());
     assert!(get(&household, "/x").await.is_err(), "nor is it taken again");
     get(&other, "/x").await.expect("others of the CA go on");
@@ -181,14 +185,16 @@ async fn a_removed_ca_drains_or_cuts_as_it_was_said() {
     for (removed, successor) in [(Removed::Drain, false), (Removed::Drain, true), (Removed::Kill, false)] {
         let drained = removed == Removed::Drain;
         let pki = Pki::new();
-        let (keeper, running) = start(&pki).await;
+        // The grace outlasts the request, however slow the machine.
+        let patient = HardeningConfig { connection_grace_ms: 30_000, ..short() };
+        let (keeper, running) = start_with(&pki, patient).await;
         let channel = channel(&pki, &running, &pki.ga, "GA/household", 7);
         get(&channel, "/x").await.unwrap();
         let under_way = tokio::spawn({
             let channel = channel.clone();
-            async move { get(&channel, if drained { "/slow/400" } else { "/slow/60000" }).await }
+            async move { get(&channel, if drained { "/slow/1000" } else { "/slow/60000" }).await }
         });
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let next = Ca::new("GA");
         let mut remove = Staging { remove: vec!["GA".into()], removed, force: true, ..Staging::default() };
         if successor {
@@ -320,7 +326,7 @@ async fn a_mounted_volume_is_followed_swap_after_swap() {
     swap("..2026_06_01_1", 1);
     std::fs::create_dir(&trust).unwrap();
     std::os::unix::fs::symlink("../volume/..data", trust.join("current")).unwrap();
-    let keeper = open(&pki);
+    let keeper = open(&pki, short());
     let told = Arc::new(std::sync::Mutex::new(Vec::new()));
     let following = tokio::spawn(keeper.clone().run({
         let told = told.clone();
@@ -331,13 +337,13 @@ async fn a_mounted_volume_is_followed_swap_after_swap() {
         let started = Instant::now();
         while keeper.gate().current().number() != number {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            assert!(started.elapsed() < Duration::from_secs(3), "swap {number} was not seen");
+            assert!(started.elapsed() < Duration::from_secs(20), "swap {number} was not seen");
         }
     }
     let started = Instant::now();
     while told.lock().unwrap().len() < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(started.elapsed() < Duration::from_secs(3), "not all swaps were told");
+        assert!(started.elapsed() < Duration::from_secs(20), "not all swaps were told");
     }
     following.abort();
     let told = told.lock().unwrap();
@@ -375,7 +381,7 @@ fn a_kill_at_any_step_leaves_a_generation_that_loads() {
                 },
                 ROOT,
             );
-            let after = open(&pki);
+            let after = open(&pki, short());
             assert!(after.gate().current().number() >= 1);
             if let Some(staged) = fresh.staged().unwrap() {
                 staged.read().expect("what is staged can be read");

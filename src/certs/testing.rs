@@ -306,7 +306,7 @@ impl Running {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(2), wait).await.expect("the gate's state");
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the gate's state");
     }
 }
 

@@ -389,7 +389,7 @@ async fn token_keys_rotate_with_overlap() {
     let until = async |key, works: bool| {
         let started = Instant::now();
         while call(key).await.is_ok() != works {
-            assert!(started.elapsed() < Duration::from_secs(5), "the change of keys was not seen");
+            assert!(started.elapsed() < Duration::from_secs(20), "the change of keys was not seen");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -436,7 +436,7 @@ async fn the_identity_towards_departments_is_made_before_the_old_one_breaks() {
     let until = async |state: bool| {
         let started = Instant::now();
         while refused().await != state {
-            assert!(started.elapsed() < Duration::from_secs(8), "the change was not seen");
+            assert!(started.elapsed() < Duration::from_secs(20), "the change was not seen");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
