@@ -413,7 +413,7 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
     }))
 }
 
-/// Lets token keys and the identities towards departments change while the gateway runs.
+/// Lets token keys, the log's keys and the identities towards departments change while the gateway runs.
 async fn follow_keys(gateway: Arc<Gateway>) {
     let mut ticks = tokio::time::interval(watched::POLL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -425,6 +425,11 @@ async fn follow_keys(gateway: Arc<Gateway>) {
             Ok(Some(Ok(()))) => tracing::info!("other token keys are used"),
             Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
             Err(_) => tracing::error!("following the token keys failed"),
+        }
+        match gateway.journal.follow().await {
+            None => {}
+            Some(Ok(())) => tracing::info!("other keys are used for the access log"),
+            Some(Err(error)) => tracing::error!(%error, "keys of the access log refused; those from before are used"),
         }
         tokio::join!(gateway.connectors.follow(), gateway.registries.follow());
         for rotation in api::trust::rotations(&gateway) {

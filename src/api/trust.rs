@@ -118,7 +118,7 @@ pub fn record_followed(gateway: Arc<Gateway>, keeper: Arc<Keeper>) -> impl FnMut
 /// How the rotation of everything stands that is followed beside the generations.
 pub fn rotations(gateway: &Gateway) -> Vec<Rotation> {
     let towards = gateway.connectors.rotations().into_iter().chain(gateway.registries.rotations());
-    towards.chain([gateway.tokens.rotation()]).collect()
+    towards.chain([gateway.tokens.rotation(), gateway.journal.rotation()]).collect()
 }
 
 fn part(rotation: Rotation) -> pb::RotatedPart {

@@ -22,15 +22,18 @@ pub struct AuditConfig {
     /// Name of the log, unique among all gateways, for example `heshan.gov.example/gw1`: 1 to 200 printable ASCII
     /// characters without spaces and `+`. It can't be changed later.
     pub origin: String,
-    /// The key that signs the log's checkpoints, its name the origin.
+    /// The key that signs the log's checkpoints, its name the origin. Another one takes force within seconds, if
+    /// `previous_signing_key` holds this one.
     pub signing_key: PathBuf,
-    /// The key before, while its holders learn the new one: both sign. The change itself is an entry.
+    /// The key before, while its holders learn the new one: both sign, as long as this file is there. The change itself is
+    /// an entry.
     #[serde(default)]
     pub previous_signing_key: Option<PathBuf>,
     /// The log that this one continues, because that one lost entries and may never go on. Read when the log is new.
     #[serde(default)]
     pub continues: Option<ContinuesConfig>,
-    /// Public keys that can read the log, the auditor's and the escrow's: 2 to 8 files.
+    /// Public keys that can read the log, the auditor's and the escrow's: 2 to 8 files. Other keys in them take force
+    /// within seconds.
     pub recipients: Vec<PathBuf>,
     /// Files with the keys (vkey) of auditors who may allow to delete old entries.
     #[serde(default)]
@@ -257,7 +260,7 @@ impl AuditConfig {
         self.auditors.iter().map(|file| load_key(file, Algorithm::Ed25519)).collect()
     }
 
-    /// Reads the key that signs, then the one before if there is one.
+    /// Reads the key that signs, then the one before if its file is there and holds another.
     pub fn load_signing_keys(&self) -> Result<Vec<SigningKey>, OpenError> {
         let load = |file: &PathBuf| {
             let failed = |what: String| OpenError::SigningKey { file: file.clone(), what };
@@ -271,7 +274,10 @@ impl AuditConfig {
             }
             Ok(key)
         };
-        [&self.signing_key].into_iter().chain(&self.previous_signing_key).map(load).collect()
+        let key = load(&self.signing_key)?;
+        let before = self.previous_signing_key.as_ref().filter(|file| file.exists()).map(load).transpose()?;
+        let before = before.filter(|before| before.verifier() != key.verifier());
+        Ok([key].into_iter().chain(before).collect())
     }
 
     /// The auditor's permission to delete old entries, if one is configured.

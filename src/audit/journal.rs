@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs, io};
 
+use arc_swap::ArcSwap;
 use time::Date;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use super::checkpoint::{Checkpoint, Tree};
 use super::entry::{self, Entry, StartEntry, StopEntry};
 use super::files::sync_dir;
 use super::frame::{HEADER, Header, Kind, LENGTH, MAX_BODY, PER_SEGMENT, TAG};
+use super::keyring::{Keyring, Keys, RotateError};
 use super::keys::PublicKey;
 use super::medium::{Disk, Medium};
 use super::merkle::Frontier;
@@ -27,6 +29,7 @@ use super::seal::{EpochKey, SealError, epoch_day};
 use super::segment::{self, Segments, clear_ready};
 use super::{AppendError, AuditConfig, JournalStatus, OpenError, Recorded, StartInfo, prune, rotation, scan};
 use crate::clock::{Clock, Timestamp};
+use crate::watched::Rotation;
 
 /// The gateway's own access log, open for writing. Cheap to clone; the log ends with [`Journal::close`]. Dropping the
 /// last handle writes what is queued and ends without a STOP entry, as a crash would.
@@ -51,10 +54,11 @@ impl Journal {
     ) -> Result<Self, OpenError> {
         config.check()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
-        let recipients = config.load_recipients()?;
+        // Before they are read: a change meanwhile is seen.
+        let keyring = Keyring::new(config, clock.now());
         let in_dir = |source| OpenError::Io { dir: config.dir.clone(), source };
         let lock = Arc::new(prepare_dir(config)?);
-        let keys: Vec<_> = config.load_signing_keys()?.into_iter().map(Arc::new).collect();
+        let Keys { signing: keys, recipients } = Keys::load(config)?;
         let (mut floors, handover) = own_floor(config, &keys)?;
         floors.extend_from_slice(&start.held);
         let tail = recover(&config.dir, &floors, medium.as_ref()).map_err(|error| {
@@ -89,7 +93,7 @@ impl Journal {
             })?;
         let (latest, checkpoints) = watch::channel(None);
         let key = keys.first().cloned().ok_or(OpenError::Option("signing_key: there is none"))?;
-        let mut publisher = Publisher::new(config, keys, medium, clock, shared.clone(), latest)?;
+        let mut publisher = Publisher::new(config, keys, medium, clock.clone(), shared.clone(), latest)?;
         publisher.tick();
         if checkpoints.borrow().is_none() {
             return Err(in_dir(io::Error::other("the first checkpoint can't be written")));
@@ -129,7 +133,9 @@ impl Journal {
                 queue: RwLock::new(Some(queue)),
                 running: Mutex::new(Some(Running { thread, publishing, orders, _lock: lock })),
                 checkpoints,
-                key,
+                key: ArcSwap::new(key),
+                keyring,
+                clock,
                 wait: Duration::from_millis(config.wait_ms),
             }),
         })
@@ -155,8 +161,47 @@ impl Journal {
             _ => None,
         };
         let mut recorded = self.append(entry).await?;
-        recorded.signed = decided.map(|decided| receipt::sign(&self.handle.key, &recorded, &decided).into());
+        recorded.signed = decided.map(|decided| receipt::sign(&self.handle.key.load(), &recorded, &decided).into());
         Ok(recorded)
+    }
+
+    /// Uses the keys as their files are now, if they changed and are in order; otherwise those from before are used on.
+    /// `None` if there is nothing to do.
+    ///
+    /// Another `signing_key` is handed over to with a `LOG_KEY` entry, which is durable before the new key signs anything;
+    /// the one before must be in `previous_signing_key`, and signs checkpoints, too, until that file is gone. Receipts are
+    /// signed by the new key alone. Other recipients can read what is written from now on.
+    pub async fn follow(&self) -> Option<Result<(), RotateError>> {
+        let handle = self.handle.clone();
+        let keys = tokio::task::spawn_blocking(move || handle.keyring.look()).await.ok()??;
+        let taken = match keys {
+            Ok(keys) => self.take(keys).await,
+            Err(error) => Err(error.into()),
+        };
+        self.handle.keyring.told(&taken, &self.handle.clock);
+        Some(taken)
+    }
+
+    async fn take(&self, Keys { signing, recipients }: Keys) -> Result<(), RotateError> {
+        let handle = &self.handle;
+        let before = handle.key.load_full();
+        let Some(next) = signing.first().cloned() else { return Err(RotateError::Unvouched) };
+        if next.verifier() != before.verifier() {
+            if !signing.iter().any(|key| key.verifier() == before.verifier()) {
+                return Err(RotateError::Unvouched);
+            }
+            let handover = rotation::handover(&handle.shared.origin, &before, next.verifier());
+            self.append(Entry::LogKey(handover)).await?;
+            handle.key.store(next);
+        }
+        self.order(Order::Keys(signing));
+        *lock(&handle.shared.recipients) = Some(recipients);
+        Ok(())
+    }
+
+    /// How the rotation of the log's keys stands.
+    pub fn rotation(&self) -> Rotation {
+        self.handle.keyring.rotation()
     }
 
     /// False once the log is closed or poisoned, and while a full disk or absent witnesses stop it: every append is
@@ -255,7 +300,9 @@ struct Handle {
     running: Mutex<Option<Running>>,
     checkpoints: watch::Receiver<Option<Arc<Published>>>,
     /// Signs receipts.
-    key: Arc<SigningKey>,
+    key: ArcSwap<SigningKey>,
+    keyring: Keyring,
+    clock: Clock,
     wait: Duration,
 }
 
@@ -292,6 +339,8 @@ pub(super) struct Shared {
     pub(super) witnessed_us: AtomicU64,
     /// Why the log is closed, once it is.
     stop: Mutex<Option<String>>,
+    /// Recipients that the writer does not know yet.
+    recipients: Mutex<Option<Vec<PublicKey>>>,
 }
 
 impl Shared {
@@ -311,6 +360,7 @@ impl Shared {
             unwitnessed_stop: flag(),
             witnessed_us: AtomicU64::new(0),
             stop: Mutex::new(None),
+            recipients: Mutex::new(None),
         }
     }
 
@@ -348,6 +398,8 @@ struct Writer {
     epoch: EpochKey,
     /// The day the epoch's key is for.
     day: Date,
+    /// The epoch's key was wrapped for other recipients.
+    renew: bool,
     /// Index of the next entry.
     next: u64,
     buffer: Vec<u8>,
@@ -380,7 +432,8 @@ impl Writer {
         let number = tail.epoch.checked_add(1).ok_or(WriteError::Epochs)?;
         let (epoch, wrapped) = EpochKey::generate(number, &shared.origin, &recipients)?;
         let (day, next) = (epoch_day(now), tail.next);
-        let mut writer = Self { shared, segments, clock, recipients, epoch, day, next, buffer: Vec::new() };
+        let mut writer =
+            Self { shared, segments, clock, recipients, epoch, day, renew: false, next, buffer: Vec::new() };
         let start = Entry::Start(StartEntry {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             gateway: info.gateway,
@@ -447,11 +500,14 @@ impl Writer {
         }
     }
 
-    /// Writes a batch, on a new day after a new EPOCH entry.
+    /// Writes a batch; on a new day and for other recipients after a new EPOCH entry.
     fn write<T>(&mut self, batch: &mut Vec<(Plain, T)>, answer: impl Fn(Vec<(T, Recorded)>)) -> Result<(), WriteError> {
         let now = self.clock.now();
         let day = epoch_day(now);
-        if day != self.day {
+        if let Some(recipients) = lock(&self.shared.recipients).take().filter(|other| *other != self.recipients) {
+            (self.recipients, self.renew) = (recipients, true);
+        }
+        if day != self.day || self.renew {
             let number = self.epoch.number().checked_add(1).ok_or(WriteError::Epochs)?;
             let (epoch, body) = EpochKey::generate(number, &self.shared.origin, &self.recipients)?;
             let before = std::mem::replace(&mut self.epoch, epoch);
@@ -460,7 +516,7 @@ impl Writer {
                 self.epoch = before;
                 return Err(error);
             }
-            self.day = day;
+            (self.day, self.renew) = (day, false);
         }
         self.commit(now, batch, answer)
     }

@@ -35,6 +35,7 @@ mod entry;
 pub(crate) mod files;
 mod frame;
 mod journal;
+mod keyring;
 pub mod keys;
 mod medium;
 pub mod merkle;
@@ -66,6 +67,7 @@ pub use self::entry::{
 pub(crate) use self::frame::PER_SEGMENT;
 pub use self::journal::Journal;
 pub(crate) use self::journal::ORIGIN_FILE;
+pub use self::keyring::RotateError;
 use self::keys::KeyError;
 pub use self::publisher::Published;
 pub(crate) use self::scan::file_name as segment_file;

@@ -48,6 +48,8 @@ pub(super) enum Order {
     Cosigned(Tree, Vec<Signature>),
     /// Sign what there is now.
     Publish,
+    /// Sign with these keys from now on.
+    Keys(Vec<Arc<SigningKey>>),
 }
 
 /// Its thread's state.
@@ -111,6 +113,7 @@ impl Publisher {
             match orders.recv_timeout(every) {
                 Ok(Order::Cosigned(tree, signatures)) => self.cosigned(tree, signatures),
                 Ok(Order::Publish) => self.publish(),
+                Ok(Order::Keys(keys)) => self.keys = keys,
                 Err(RecvTimeoutError::Timeout) => self.tick(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }

@@ -121,17 +121,30 @@ impl Place {
 }
 
 impl Place {
-    /// Zeroes sectors of 512 bytes at random behind what was answered and what was signed.
+    /// Zeroes sectors of 512 bytes at random of the last batch, behind what was answered and what was signed: a batch is
+    /// written only after the sync of the one before, whose sectors are on the disk.
     fn power_fails(&self, answered: u64, random: &mut rand::rngs::StdRng) {
         let log = self.dir.path().join("run/log");
         let signed =
             read_note(&log.join("checkpoint")).unwrap().map_or(0, |note| Checkpoint::of(&note).unwrap().tree.size);
         let path = log.join("0000000000.seg");
         let mut bytes = std::fs::read(&path).unwrap();
-        let mut at = 0;
-        for _ in 0..answered.max(signed) {
-            at += 2 + usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        let number = |at: usize, len: usize| {
+            bytes.get(at..at + len).map(|bytes| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+        };
+        // As in docs/log-format.md: length, version, kind, epoch, index, place in the batch.
+        let (mut at, mut from, mut index) = (0, 0, 0);
+        while number(at + 2, 1) == Some(1) && number(at + 8, 8) == Some(index) {
+            if index <= answered.max(signed) || number(at + 16, 4) == Some(0) {
+                from = at;
+            }
+            at += 2 + usize::try_from(number(at, 2).unwrap()).unwrap();
+            index += 1;
         }
+        if index <= answered.max(signed) {
+            from = at;
+        }
+        let mut at = from;
         let end = bytes.len().min(at + (1 << 19));
         while at < end {
             let next = ((at + 512) & !511).min(end);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use oncegate::audit::Entry;
-use oncegate::audit::reader::Content;
+use oncegate::audit::reader::{Content, LoggedEntry};
 use oncegate::certs::{Contents, Store};
 use oncegate::clock::Clock;
 use oncegate::pb::gateway::ListMattersRequest;
@@ -301,6 +301,60 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
     trust(&place, &["status"]);
     assert!(trust_fails(&place, &["block", "--san", id, "--remove"]).contains("takes the role operator"));
     assert_eq!(server.terminate(), Some(0));
+}
+
+/// The key that signs the log, as docs/auditing.md changes it, with calls under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_of_the_log_changes_and_no_call_fails() {
+    let place = place().await;
+    let text = std::fs::read_to_string(place.path("gateway.toml")).unwrap();
+    let changed = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("signing_key", _)) => "signing_key = \"log.key\"".to_owned(),
+        Some(("previous_signing_key", _)) => "previous_signing_key = \"log-previous.key\"".to_owned(),
+        _ => line.to_owned(),
+    });
+    let changed: Vec<_> = changed.collect();
+    std::fs::write(place.path("gateway.toml"), changed.join("\n")).unwrap();
+    std::fs::copy(out().join("audit/log.key"), place.path("log.key")).unwrap();
+    let server = place.start();
+    let load = Load::start(&server.address, 2);
+    let state = || -> (String, String) {
+        let status: serde_json::Value = serde_json::from_str(&trust(&place, &["status", "--json"])).unwrap();
+        let part =
+            status["rotated"].as_array().unwrap().iter().find(|part| part["name"] == "log keys").unwrap().clone();
+        (part["since"].as_str().unwrap().to_owned(), part["refused"].as_str().unwrap_or_default().to_owned())
+    };
+    let until = async |what: &str, done: &dyn Fn(&(String, String)) -> bool| {
+        let started = Instant::now();
+        while !done(&state()) {
+            assert!(started.elapsed() < Duration::from_secs(20), "never: {what}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let origin = changed.iter().find_map(|line| line.strip_prefix("origin = \"")?.split('"').next()).unwrap();
+    for round in 1..=2 {
+        let next = format!("log-next-{round}.key");
+        let (code, said) = run(&place, &["audit", "new-key", "log", "--name", origin, "--out", &next]);
+        assert_eq!(code, Some(0), "{said}");
+        // In the wrong order: refused, and the key in use goes on.
+        let kept = std::fs::read(place.path("log.key")).unwrap();
+        std::fs::copy(place.path(&next), place.path("log.key")).unwrap();
+        until("refused", &|(_, refused)| refused.contains("previous_signing_key")).await;
+        std::fs::write(place.path("log.key"), kept).unwrap();
+        until("taken back", &|(_, refused)| refused.is_empty()).await;
+        let (since, _) = state();
+        // Times are shown in whole seconds.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        std::fs::copy(place.path("log.key"), place.path("log-previous.key")).unwrap();
+        std::fs::rename(place.path(&next), place.path("log.key")).unwrap();
+        until("the new key", &|(now, refused)| *now != since && refused.is_empty()).await;
+    }
+    let (answered, failed) = load.end().await;
+    assert!(answered > 20, "only {answered} calls: no load");
+    assert_eq!(failed, 0, "of {answered}");
+    assert_eq!(server.terminate(), Some(0));
+    let handed = |entry: &LoggedEntry| matches!(entry.content, Content::Entry(Entry::LogKey(_)));
+    assert_eq!(place.log().iter().filter(|entry| handed(entry)).count(), 2);
 }
 
 /// The gateway down, every certificate expired: the files are enough, and it starts to say what is wrong.

@@ -5,6 +5,7 @@ use crate::audit::checkpoint::{Checkpoint, Policy, Proof, Tree};
 use crate::audit::merkle::verify_consistency;
 use crate::audit::note::Note;
 use crate::audit::publisher::{CHECKPOINT, WITNESSED};
+use crate::audit::receipt::SignedReceipt;
 use crate::audit::rotation::next_key;
 use crate::audit::tree::{Entries, LogTree, Resource};
 
@@ -211,6 +212,110 @@ async fn a_new_key_is_handed_over_to_and_a_foreign_one_is_refused() {
     site.config.signing_key = site.dir.path().join("foreign.key");
     foreign.write(&site.config.signing_key).unwrap();
     assert!(matches!(site.try_open(), Err(OpenError::SigningKey { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_change_while_the_log_is_written() {
+    const ORIGIN: &str = "heshan.gov.example/gw1";
+    let mut site = Site::new();
+    site.config.checkpoint_ms = 10;
+    let (signing, previous) = (site.config.signing_key.clone(), site.dir.path().join("previous.key"));
+    site.config.previous_signing_key = Some(previous.clone());
+    let journal = site.open();
+    assert!(journal.follow().await.is_none(), "nothing changed");
+    let very_first = signer(&site);
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn({
+        let (journal, stop) = (journal.clone(), stop.clone());
+        async move {
+            let mut signed = Vec::new();
+            while !stop.load(Ordering::SeqCst) {
+                signed.push(journal.append_signed(look(PERSON)).await.expect("no entry is refused meanwhile"));
+            }
+            signed
+        }
+    });
+    let renew = |name: &str, path: &Path| {
+        let key = SigningKey::generate(name, Algorithm::Ed25519).unwrap();
+        let beside = site.dir.path().join("beside");
+        key.write(&beside).unwrap();
+        fs::rename(&beside, path).unwrap();
+        key
+    };
+    let mut vkeys = vec![very_first.verifier().clone()];
+    for _ in 0..5 {
+        // Without the key in use beside it, or with one of another name, the new one is refused, and the old one signs on.
+        let kept = fs::read(&signing).unwrap();
+        for (name, removed) in [(ORIGIN, true), ("other.example/gw1", false)] {
+            if removed {
+                drop(fs::remove_file(&previous));
+            }
+            renew(name, &signing);
+            assert!(journal.follow().await.unwrap().is_err());
+            assert!(journal.rotation().refused.is_some());
+            fs::write(&signing, &kept).unwrap();
+            journal.follow().await.unwrap().unwrap();
+        }
+        assert_eq!(journal.rotation().refused, None);
+        fs::copy(&signing, &previous).unwrap();
+        let next = renew(ORIGIN, &signing);
+        journal.follow().await.unwrap().unwrap();
+        let (old, new) = (vkeys.last().unwrap().clone(), next.verifier().clone());
+        until(|| new.verify(&note(&site, CHECKPOINT)).is_some()).await;
+        assert!(old.verify(&note(&site, CHECKPOINT)).is_some(), "both sign");
+        fs::remove_file(&previous).unwrap();
+        journal.follow().await.unwrap().unwrap();
+        until(|| old.verify(&note(&site, CHECKPOINT)).is_none()).await;
+        vkeys.push(new);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let receipts = load.await.unwrap();
+    assert!(receipts.len() > 10);
+    for recorded in &receipts {
+        let receipt = SignedReceipt::parse(recorded.signed.as_ref().unwrap()).unwrap();
+        assert!(vkeys.iter().any(|key| receipt.is_signed_by(key)));
+    }
+    journal.close("drained");
+    // From the very first key alone one comes to trust the last.
+    let (mut policy, mut found) = (vec![very_first.verifier().clone()], 0);
+    for entry in site.read_whole() {
+        if let Content::Entry(Entry::LogKey(note)) = entry.content {
+            policy.push(next_key(&note, ORIGIN, &Policy::of_logs(policy.clone())).expect("vouched for"));
+            found += 1;
+        }
+    }
+    assert_eq!((found, &policy), (5, &vkeys));
+    site.open().close("drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recipients_change_while_the_log_is_written() {
+    let site = Site::new();
+    let journal = site.open();
+    journal.append(look(PERSON)).await.unwrap();
+    let next = PrivateKey::generate().unwrap();
+    next.write(&site.dir.path().join("next.key")).unwrap();
+    let public = site.dir.path().join("auditor.pub");
+    fs::write(&public, "no key").unwrap();
+    assert!(journal.follow().await.unwrap().is_err());
+    fs::remove_file(&public).unwrap();
+    next.public().write(&public).unwrap();
+    journal.follow().await.unwrap().unwrap();
+    for _ in 0..3 {
+        journal.append(look(PERSON)).await.unwrap();
+    }
+    journal.close("drained");
+    let read = |keys: Vec<PrivateKey>| {
+        let entries = LogReader::open(&site.config.dir, keys).unwrap();
+        let looks = |entry: &LoggedEntry| matches!(entry.content, Content::Entry(Entry::Access(_)));
+        entries.filter_map(Result::ok).filter(looks).count()
+    };
+    let next = || PrivateKey::load(&site.dir.path().join("next.key")).unwrap();
+    assert_eq!(read(vec![site.key("escrow")]), 4, "the escrow reads all of it");
+    assert_eq!(
+        (read(vec![site.key("auditor")]), read(vec![next()]), read(vec![site.key("auditor"), next()])),
+        (1, 3, 4)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
