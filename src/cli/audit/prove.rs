@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -72,39 +73,52 @@ fn hash(text: &str) -> Result<Hash, String> {
     Ok(hash)
 }
 
+/// How long an entry that was just written is waited for: checkpoints come once a second.
+const WAIT: Duration = Duration::from_secs(5);
+
 pub(super) fn prove(args: &ProveArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let fail = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, error);
     let candidates = match &args.checkpoint {
         Some(file) => vec![file.clone()],
         None => vec![args.log.join("witnessed"), args.log.join("checkpoint")],
     };
-    let mut outside = false;
-    for file in candidates {
-        let Some(note) = read_note(&file).map_err(|error| fail(&format!("{}: {error}", file.display())))? else {
-            continue;
-        };
-        let tree = Checkpoint::of(&note).map_err(|error| fail(&error))?.tree;
-        if args.index >= tree.size {
-            outside = true;
+    let end = Instant::now() + WAIT;
+    let (note, tree) = loop {
+        let mut newest = 0;
+        let mut covering = None;
+        for file in &candidates {
+            let note = read_note(file).map_err(|error| fail(&format!("{}: {error}", file.display())))?;
+            let Some(note) = note else { continue };
+            let tree = Checkpoint::of(&note).map_err(|error| fail(&error))?.tree;
+            newest = newest.max(tree.size);
+            if args.index < tree.size {
+                covering = Some((note, tree));
+                break;
+            }
+        }
+        match covering {
+            Some(found) => break found,
+            None if newest == 0 => return Err(fail(&"there is no checkpoint")),
+            None if args.checkpoint.is_some() || Instant::now() >= end => {
+                return Err(fail(&format!("no checkpoint covers the entry: {newest} entries are signed")));
+            }
+            None => std::thread::park_timeout(WAIT / 50),
+        }
+    };
+    // Kept hashes first; if they are wrong, the entries themselves.
+    for mut log in [LogTree::open(&args.log, false)?, LogTree::from_entries(&args.log)] {
+        log.grow(tree.size)?;
+        let (leaf, hashes) = (log.leaf(args.index)?, log.prove_inclusion(args.index, tree.size)?);
+        if root_of_inclusion(&hashes, args.index, tree.size, leaf) != Some(tree.root) {
             continue;
         }
-        // Kept hashes first; if they are wrong, the entries themselves.
-        for mut log in [LogTree::open(&args.log, false)?, LogTree::from_entries(&args.log)] {
-            log.grow(tree.size)?;
-            let (leaf, hashes) = (log.leaf(args.index)?, log.prove_inclusion(args.index, tree.size)?);
-            if root_of_inclusion(&hashes, args.index, tree.size, leaf) != Some(tree.root) {
-                continue;
-            }
-            if let Some(file) = &args.entry {
-                std::fs::write(file, log.entry(args.index)?)?;
-            }
-            write!(out, "{}", Proof { index: args.index, hashes, note })?;
-            return Ok(Exit::Ok);
+        if let Some(file) = &args.entry {
+            std::fs::write(file, log.entry(args.index)?)?;
         }
-        return Err(fail(&"the log is not what its checkpoint signs: see `oncegate audit verify`"));
+        write!(out, "{}", Proof { index: args.index, hashes, note })?;
+        return Ok(Exit::Ok);
     }
-    let what = if outside { "the entry is not signed yet: try again in a second" } else { "there is no checkpoint" };
-    Err(fail(&what))
+    Err(fail(&"the log is not what its checkpoint signs: see `oncegate audit verify`"))
 }
 
 pub(super) fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
