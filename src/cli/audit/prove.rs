@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -73,8 +73,8 @@ fn hash(text: &str) -> Result<Hash, String> {
     Ok(hash)
 }
 
-/// How long an entry that was just written is waited for: checkpoints come once a second.
-const WAIT: Duration = Duration::from_secs(5);
+/// How often, and how long each time, an entry that was just written is waited for: checkpoints come once a second.
+const WAITS: (u32, Duration) = (50, Duration::from_millis(100));
 
 pub(super) fn prove(args: &ProveArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let fail = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, error);
@@ -82,7 +82,7 @@ pub(super) fn prove(args: &ProveArgs, out: &mut dyn Write) -> Result<Exit, Failu
         Some(file) => vec![file.clone()],
         None => vec![args.log.join("witnessed"), args.log.join("checkpoint")],
     };
-    let end = Instant::now() + WAIT;
+    let mut waits = if args.checkpoint.is_some() { 0 } else { WAITS.0 };
     let (note, tree) = loop {
         let mut newest = 0;
         let mut covering = None;
@@ -96,13 +96,14 @@ pub(super) fn prove(args: &ProveArgs, out: &mut dyn Write) -> Result<Exit, Failu
                 break;
             }
         }
+        waits = waits.saturating_sub(1);
         match covering {
             Some(found) => break found,
             None if newest == 0 => return Err(fail(&"there is no checkpoint")),
-            None if args.checkpoint.is_some() || Instant::now() >= end => {
+            None if waits == 0 => {
                 return Err(fail(&format!("no checkpoint covers the entry: {newest} entries are signed")));
             }
-            None => std::thread::park_timeout(WAIT / 50),
+            None => std::thread::park_timeout(WAITS.1),
         }
     };
     // Kept hashes first; if they are wrong, the entries themselves.
