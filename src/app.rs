@@ -224,9 +224,7 @@ impl App {
         let service = LogService::new(journal.clone(), config.audit.dir.clone(), proofs.clone(), readers);
         let log = log.map(|listener| (listener, service));
 
-        let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
-        let (domain, issuers) = (&config.trust_domain, config.identity.clone());
-        let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
+        let tokens = Tokens::new(tokens, config.identity.clone(), clock.clone());
         let gateway = Arc::new(Gateway {
             tokens,
             limits,
