@@ -293,6 +293,12 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
         ]
     );
     assert!(said.iter().all(|admin| admin.operator == "root (uid 0)"), "{said:?}");
+    let key = out().join("audit/auditor.key");
+    let search = ["audit", "search", "--log", "run/log", "--key", key.to_str().unwrap()];
+    let (_, shown) = run(&place, &search);
+    assert!(shown.contains("activate, by root (uid 0)"), "{shown}");
+    let (_, shown) = run(&place, &[&search[..], &["--json"]].concat());
+    assert!(shown.contains(&format!("\"detail\":\"block: id {id}: done, generation 2\"")), "{shown}");
 
     // An auditor may look and not touch.
     let text = std::fs::read_to_string(place.path("gateway.toml")).unwrap();
