@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
-use crate::audit::{AuditConfig, Entry, Journal, OpenError, StartInfo};
+use crate::audit::{Entry, Journal, OpenError, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Keeper, Opened};
@@ -29,7 +30,7 @@ use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::{Policy, Record, Rules, Store, StoreError};
 use crate::telemetry::{self, Metrics, TrustState};
 use crate::watched;
-use crate::witness::{self, LogService, Proofs};
+use crate::witness::{self, LogService, Peer, Proofs};
 
 /// How often counters are carried over and the health is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -87,6 +88,8 @@ pub struct Loaded {
     pub connectors: Connectors,
     /// The platform's registers, not yet connected.
     pub registries: Registries,
+    /// The witnesses of the access log, in the order of the configuration.
+    pub witnesses: Vec<Peer>,
     rules: Rules,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
@@ -117,6 +120,7 @@ impl Loaded {
         if let Err(error) = config.audit.check().and_then(|()| config.audit.load_keys()) {
             faults.of(&config.file, format!("[audit] {error}"));
         }
+        let served = trust.as_ref().and_then(|trust| trust.generation.client_identity());
         let rules = gather(&mut faults, Rules::load(&config.policy, &config.file));
         let policy = rules.as_ref().and_then(|rules| gather(&mut faults, rules.open(bundle, None, None)));
         let catalog = policy.as_ref().map(|policy| policy.catalog().clone());
@@ -139,6 +143,7 @@ impl Loaded {
             let connectors = Connectors::new(
                 &config.file,
                 &config.sources,
+                served,
                 &catalog,
                 cache,
                 limits.clone(),
@@ -148,17 +153,21 @@ impl Loaded {
             let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
             (tokens, gather(&mut faults, connectors))
         });
-        let registries = gather(&mut faults, Registries::new(&config.registries, metrics.clone()));
+        let registries = Registries::new(&config.registries, served, clock, metrics.clone());
+        let registries = gather(&mut faults, registries);
+        let witnesses = witness::peers(&config.audit, served, clock);
+        let witnesses = witnesses.map_err(|error| faults.of(&config.file, format!("audit.witnesses: {error}"))).ok();
         faults.0.extend(policy.iter().flat_map(|policy| unserved(policy, config).0));
-        match (trust, loaded, registries, policy, rules, faults.0.is_empty()) {
+        match (trust, loaded, registries, witnesses, policy, rules, faults.0.is_empty()) {
             (
                 Some(trust),
                 Some((Some(tokens), Some(connectors))),
                 Some(registries),
+                Some(witnesses),
                 Some(policy),
                 Some(rules),
                 true,
-            ) => Ok(Self { trust, tokens, policy, connectors, registries, rules, limits, metrics }),
+            ) => Ok(Self { trust, tokens, policy, connectors, registries, witnesses, rules, limits, metrics }),
             _ => Err(faults),
         }
     }
@@ -175,7 +184,8 @@ pub struct App {
     observe: TcpListener,
     /// For those who may hold a copy of the access log.
     log: Option<(TcpListener, LogService)>,
-    audit: AuditConfig,
+    /// The witnesses of the access log, and what operators know each by.
+    witnesses: Vec<(Peer, String)>,
     proofs: Proofs,
     admin: Option<AdminConfig>,
     desk: Arc<PolicyDesk>,
@@ -200,14 +210,14 @@ impl App {
             Some(_) => faults,
             None => faults.moved(&serving, bundle),
         })?;
-        let Loaded { trust, tokens, policy, connectors, registries, rules, limits, metrics } = loaded;
+        let Loaded { trust, tokens, policy, connectors, registries, witnesses, rules, limits, metrics } = loaded;
         let listener = bind("server.listen", config.server.listen).await?;
         let observe = bind("server.observe", config.server.observe).await?;
         let log = match &config.audit.serve {
             Some(serve) => Some(bind("audit.serve.listen", serve.listen).await?),
             None => None,
         };
-        let held = witness::held(&config.audit, &clock).await;
+        let held = witness::held(&config.audit, &witnesses).await;
         let gateway_id = trust.generation.server_id().to_string();
         let start = StartInfo { gateway: gateway_id, policy: *policy.hash().as_bytes(), held };
         let number = match current {
@@ -224,13 +234,14 @@ impl App {
         let service = LogService::new(journal.clone(), config.audit.dir.clone(), proofs.clone(), readers);
         let log = log.map(|listener| (listener, service));
 
-        let departments = policy.catalog().departments().map(|department| department.code.clone()).collect();
-        let (domain, issuers) = (&config.trust_domain, config.identity.clone());
-        let tokens = Tokens::new(tokens, issuers, domain, departments, clock.clone(), metrics.clone());
+        let tokens = Tokens::new(tokens, config.identity.clone(), clock.clone());
+        let upstreams = connectors.channels().chain(registries.channels());
+        let upstreams = upstreams.chain(witnesses.iter().filter_map(Peer::channel)).cloned().collect();
         let gateway = Arc::new(Gateway {
             tokens,
             limits,
             policy: ArcSwap::from_pointee(policy),
+            upstreams,
             connectors,
             registries,
             journal,
@@ -242,10 +253,25 @@ impl App {
         let keeper = Keeper::new(trust, clock.clone(), |first| Gate::new(first, hardening, clock))?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let services = api::services(gateway.clone(), config.calls.clone(), health_service)?;
-        let (admin, audit) = (config.admin.clone(), config.audit.clone());
+        let admin = config.admin.clone();
+        let urls = config.audit.witnesses.iter().map(|witness| witness.url.clone());
+        let witnesses = witnesses.into_iter().zip(urls).collect();
         let fits = Fits(Arc::new(move |policy| unfit(policy, &config)));
         let desk = Arc::new(PolicyDesk::new(gateway.clone(), store, rules, fits, number));
-        Ok(Self { gateway, keeper, services, health, listener, observe, log, audit, proofs, admin, desk, started_at })
+        Ok(Self {
+            gateway,
+            keeper,
+            services,
+            health,
+            listener,
+            observe,
+            log,
+            witnesses,
+            proofs,
+            admin,
+            desk,
+            started_at,
+        })
     }
 
     /// Where the access log is served, if it is.
@@ -308,17 +334,15 @@ impl App {
             ready,
             ended.clone().cancelled_owned(),
         ));
-        for witness in &self.audit.witnesses {
-            let (journal, proofs) = (&self.gateway.journal, self.proofs.clone());
-            witness::submit(witness, journal, proofs, &self.gateway.clock, ended.clone())
-                .map_err(|error| StartError::Proofs(error.to_string()))?;
+        for (peer, name) in self.witnesses {
+            witness::submit(peer, name, self.gateway.journal.clone(), self.proofs.clone(), ended.clone());
         }
         if let Some((listener, service)) = self.log {
             tokio::spawn(certs::serve(listener, self.keeper.gate().clone(), service, ended.clone().cancelled_owned()));
         }
         let follower =
             tokio::spawn(self.keeper.clone().run(api::record_followed(self.gateway.clone(), self.keeper.clone())));
-        let keys = tokio::spawn(follow_keys(self.gateway.clone()));
+        let mut keys = follow_keys(&self.gateway, &self.keeper);
         let ticker = tokio::spawn(tick(self.gateway.clone(), self.keeper.clone(), self.health.clone(), problems));
 
         let health = self.health.clone();
@@ -330,7 +354,7 @@ impl App {
         let cut = certs::serve(self.listener, self.keeper.gate().clone(), self.services, shutdown).await;
         ticker.abort();
         follower.abort();
-        keys.abort();
+        keys.abort_all();
         self.gateway.record_counted().await;
         let ended_as = if cut == 0 { Ended::Drained } else { Ended::Cut(cut) };
         let journal = self.gateway.journal.clone();
@@ -413,29 +437,49 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
     }))
 }
 
-/// Lets token keys, the log's keys and the identities towards departments change while the gateway runs.
-async fn follow_keys(gateway: Arc<Gateway>) {
-    let mut ticks = tokio::time::interval(watched::POLL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Lets token keys, the log's keys and the identities towards others change while the gateway runs. Each is a task, for
+/// one that waits must hold up no other.
+fn follow_keys(gateway: &Arc<Gateway>, keeper: &Arc<Keeper>) -> JoinSet<()> {
+    let mut followers = JoinSet::new();
+    followers.spawn(follow_tokens(gateway.clone()));
+    followers.spawn(follow_log_keys(gateway.clone()));
+    for upstream in &gateway.upstreams {
+        let gate = keeper.gate().clone();
+        followers.spawn(upstream.clone().keep_following(move || gate.current().client_identity().cloned()));
+    }
+    followers
+}
+
+async fn follow_tokens(gateway: Arc<Gateway>) {
+    let mut ticks = polls();
     loop {
         ticks.tick().await;
         let keys = gateway.clone();
         match tokio::task::spawn_blocking(move || keys.tokens.follow()).await {
             Ok(None) => {}
             Ok(Some(Ok(()))) => tracing::info!("other token keys are used"),
-            Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; those from before are used"),
+            Ok(Some(Err(faults))) => tracing::error!(%faults, "token keys refused; of these files, those from before"),
             Err(_) => tracing::error!("following the token keys failed"),
         }
+    }
+}
+
+async fn follow_log_keys(gateway: Arc<Gateway>) {
+    let mut ticks = polls();
+    loop {
+        ticks.tick().await;
         match gateway.journal.follow().await {
             None => {}
             Some(Ok(())) => tracing::info!("other keys are used for the access log"),
             Some(Err(error)) => tracing::error!(%error, "keys of the access log refused; those from before are used"),
         }
-        tokio::join!(gateway.connectors.follow(), gateway.registries.follow());
-        for rotation in api::trust::rotations(&gateway) {
-            gateway.metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
-        }
     }
+}
+
+fn polls() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(watched::POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {
@@ -452,7 +496,11 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
         metrics.log_writable(log.writable);
         metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
         record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
-        tell_trust(metrics, &keeper);
+        let (told, of) = (gateway.clone(), keeper.clone());
+        // Reads the trust directory.
+        if tokio::task::spawn_blocking(move || tell_trust(&told, &of)).await.is_err() {
+            tracing::error!("telling the state of trust failed");
+        }
         let found = (problems.0)();
         if serving != Some(found.is_empty()) {
             serving = Some(found.is_empty());
@@ -483,15 +531,22 @@ async fn record_alarms(journal: &Journal, now: &[&'static str], before: &mut Vec
     *before = now.to_vec();
 }
 
-fn tell_trust(metrics: &Metrics, keeper: &Keeper) {
+fn tell_trust(gateway: &Gateway, keeper: &Keeper) {
+    let metrics = &gateway.metrics;
+    for rotation in api::trust::rotations(gateway) {
+        metrics.rotation_refused(&rotation.name, rotation.refused.is_some());
+    }
     let (generation, status) = (keeper.gate().current(), keeper.gate().status());
+    let of_generation = generation.expiries().iter().map(|part| (part.what.kind(), part.what.name(), part.at));
+    let of_upstreams = gateway.upstreams.iter().flat_map(|upstream| upstream.ends());
     let staged = keeper.store().staged().ok().flatten();
     metrics.trust(&TrustState {
         generation: generation.number(),
         on_disk: keeper.number_on_disk().unwrap_or(generation.number()),
         staged_at: staged.and_then(|staged| staged.written_at()).unwrap_or_default(),
         refused: keeper.refused().is_some(),
-        expiries: generation.expiries().iter().map(|part| (part.what.kind(), part.what.name(), part.at)).collect(),
+        expiries: of_generation.chain(of_upstreams).collect(),
+        crls_made: generation.crls_made().map(|(ca, at)| (ca.to_owned(), at)).collect(),
         drained: status.drained,
         killed: status.killed,
         handshakes_refused: keeper.gate().refused_handshakes().into_iter().collect(),

@@ -40,6 +40,9 @@ impl TrustService for Trust {
         let state = tokio::task::spawn_blocking(move || running_state(&keeper, started_at)).await;
         let state = state.map(|mut state| {
             state.parts = rotations(&self.gateway).into_iter().map(part).collect();
+            let ends = self.gateway.upstreams.iter().flat_map(|upstream| upstream.ends());
+            let ends = ends.map(|(kind, name, at)| pb::Expiry { kind: kind.to_owned(), name, at: Some(timestamp(at)) });
+            state.expiries.extend(ends);
             state
         });
         state.map(Response::new).map_err(|_| Status::internal("reading the trust directory failed; see the log"))
@@ -117,7 +120,7 @@ pub fn record_followed(gateway: Arc<Gateway>, keeper: Arc<Keeper>) -> impl FnMut
 
 /// How the rotation of everything stands that is followed beside the generations.
 pub fn rotations(gateway: &Gateway) -> Vec<Rotation> {
-    let towards = gateway.connectors.rotations().into_iter().chain(gateway.registries.rotations());
+    let towards = gateway.upstreams.iter().map(|upstream| upstream.rotation());
     towards.chain([gateway.tokens.rotation(), gateway.journal.rotation()]).collect()
 }
 

@@ -1,5 +1,6 @@
 //! What operators may set about the access log.
 
+use std::iter;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -127,16 +128,17 @@ pub struct PeerTls {
     /// The SPIFFE ID that must be the one URI name of the peer's certificate.
     #[serde(deserialize_with = "parsed")]
     pub server_id: SpiffeId,
-    /// PEM file: this side's certificate, then its intermediates.
-    pub certificate: PathBuf,
+    /// PEM file: this side's certificate, then its intermediates. Without it and its key a gateway shows the identity of
+    /// its trust generation that serves; a mirror has none and must name them.
+    pub certificate: Option<PathBuf>,
     /// PEM file: its private key.
-    pub key: PathBuf,
+    pub key: Option<PathBuf>,
 }
 
 impl PeerTls {
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
-        for path in [&mut self.ca, &mut self.certificate, &mut self.key] {
+        for path in iter::once(&mut self.ca).chain(&mut self.certificate).chain(&mut self.key) {
             *path = base.join(&*path);
         }
     }

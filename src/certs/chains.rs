@@ -118,6 +118,16 @@ impl Authorities {
         verify_tls13_signature(message, cert, signed, &self.algorithms)
     }
 
+    /// SHA-256 of each CA's public key.
+    pub(super) fn keys(&self) -> &[[u8; 32]] {
+        &self.key_sha256
+    }
+
+    /// When each CA ends.
+    pub(super) fn ends(&self) -> &[Timestamp] {
+        &self.not_after
+    }
+
     /// Names of the CAs, told to clients so that they choose the right certificate.
     pub(super) fn hints(&self) -> Vec<DistinguishedName> {
         self.roots.subjects()

@@ -55,6 +55,7 @@ impl fmt::Debug for Serial {
 pub(super) struct Crl {
     /// Never falls from one generation to the next.
     pub(super) number: Serial,
+    pub(super) this_update: Timestamp,
     pub(super) next_update: Timestamp,
     pub(super) sha256: [u8; 32],
     revoked: HashSet<Serial>,
@@ -89,7 +90,8 @@ impl Crl {
         let number = list.crl_number().and_then(|number| Serial::from_der(&number.to_bytes_be()));
         let number = number.ok_or("has no CRL number")?;
         let seconds = |at: i64| Timestamp::from_secs(u64::try_from(at).unwrap_or(0));
-        if seconds(list.last_update().timestamp()) > now {
+        let this_update = seconds(list.last_update().timestamp());
+        if this_update > now {
             return Err("is of the future (thisUpdate)");
         }
         let next_update = seconds(list.next_update().ok_or("has no nextUpdate")?.timestamp());
@@ -100,7 +102,7 @@ impl Crl {
             }
             revoked.insert(Serial::from_der(entry.raw_serial()).ok_or("has a serial number of more than 20 bytes")?);
         }
-        Ok(Self { number, next_update, sha256: material::sha256(&der), revoked })
+        Ok(Self { number, this_update, next_update, sha256: material::sha256(&der), revoked })
     }
 
     /// True if the certificate with this serial number is revoked.

@@ -88,6 +88,7 @@ pub struct Generation {
     warnings: Vec<String>,
     trust: Arc<ClientTrust>,
     server_config: Arc<ServerConfig>,
+    client: Option<Arc<CertifiedKey>>,
     clock: Clock,
 }
 
@@ -155,7 +156,7 @@ impl Generation {
         let trust = Arc::new(ClientTrust::load(contents, &mut check));
         let expected =
             server.as_ref().map(|server| server.id.clone()).or_else(|| Some(check.serving?.server_id.clone()));
-        check.client(contents, expected.as_ref());
+        let client = check.client(contents, expected.as_ref());
         let Check { held, expiries, warnings, .. } = check;
         let Some(server) = server.filter(|_| faults.0.is_empty()) else { return Err(faults) };
         let file = dir.join(SERVER);
@@ -182,6 +183,7 @@ impl Generation {
             warnings,
             trust,
             server_config,
+            client: client.map(Arc::new),
             clock: clock.clone(),
         })
     }
@@ -229,6 +231,16 @@ impl Generation {
     /// The TLS configuration: 1.3 only, ALPN `h2`, client certificate required, no resumption, no early data.
     pub fn server_config(&self) -> &Arc<ServerConfig> {
         &self.server_config
+    }
+
+    /// The gateway's identity towards departments, if there is one.
+    pub fn client_identity(&self) -> Option<&Arc<CertifiedKey>> {
+        self.client.as_ref()
+    }
+
+    /// When each CA's revocation list was made (`thisUpdate`), by the CA's name.
+    pub fn crls_made(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+        self.trust.cas().iter().filter_map(|ca| Some((&*ca.name, ca.crl.as_ref()?.this_update)))
     }
 
     /// How many certificates a CA has revoked, by the CA's name; none for one without a list.
@@ -413,14 +425,14 @@ impl<'a> Check<'a> {
     }
 
     /// The gateway's identity towards departments, if there is one. It must be the same system as the server's.
-    fn client(&mut self, contents: &Contents, server_id: Option<&SpiffeId>) {
+    fn client(&mut self, contents: &Contents, server_id: Option<&SpiffeId>) -> Option<CertifiedKey> {
         if contents.file(CLIENT).is_none() && contents.file(CLIENT_KEY).is_none() {
-            return;
+            return None;
         }
         let file = self.path(CLIENT);
-        let Some(key) = self.identity(contents, CLIENT, CLIENT_KEY) else { return };
-        let Some(chain) = self.chain(&key, &file, &Expires::Client) else { return };
-        let Some(leaf) = chain.first() else { return };
+        let key = self.identity(contents, CLIENT, CLIENT_KEY)?;
+        let chain = self.chain(&key, &file, &Expires::Client)?;
+        let leaf = chain.first()?;
         if !leaf.client_auth {
             self.faults.of(&file, "the gateway's certificate for departments lacks the extended key usage clientAuth");
         }
@@ -429,6 +441,7 @@ impl<'a> Check<'a> {
         {
             self.faults.of(&file, format!("names {id}; the server's certificate names {server_id}"));
         }
+        Some(key)
     }
 
     fn identity(&mut self, contents: &Contents, certificate: &str, key: &str) -> Option<CertifiedKey> {

@@ -166,7 +166,7 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
     let calls = {
         pki.identity("other", &pki.wj, &Leaf::client("WJ/other"));
         let mut upstream = pki.upstream(running.address);
-        (upstream.certificate, upstream.key) = (pki.path("other.pem"), pki.path("other.key"));
+        (upstream.certificate, upstream.key) = (Some(pki.path("other.pem")), Some(pki.path("other.key")));
         let (channel, stop, swapping) =
             (client_channel(&upstream, &pki.clock).unwrap(), stop.clone(), swapping.clone());
         tokio::spawn(async move {
@@ -291,7 +291,8 @@ async fn everything_is_rotated_under_load_and_no_call_fails() {
     let running = Running::start(&pki, HardeningConfig { connection_grace_ms: 5_000, ..roomy() }).await;
     let upstream = |name: &str| {
         let mut config = pki.upstream(running.address);
-        (config.certificate, config.key) = (pki.path(&format!("{name}.pem")), pki.path(&format!("{name}.key")));
+        config.certificate = Some(pki.path(&format!("{name}.pem")));
+        config.key = Some(pki.path(&format!("{name}.key")));
         config
     };
     pki.identity("round-0", &pki.ga, &Leaf::client("GA/household"));

@@ -54,8 +54,11 @@ fn channel(pki: &Pki, running: &Running, ca: &Ca, path: &str, serial: u64) -> Ch
     let name = format!("{}-{serial}", path.replace('/', "-"));
     pki.identity(&name, ca, &Leaf { serial, ..Leaf::client(path) });
     let good = pki.upstream(running.address);
-    let config =
-        UpstreamConfig { certificate: pki.path(&format!("{name}.pem")), key: pki.path(&format!("{name}.key")), ..good };
+    let config = UpstreamConfig {
+        certificate: Some(pki.path(&format!("{name}.pem"))),
+        key: Some(pki.path(&format!("{name}.key"))),
+        ..good
+    };
     client_channel(&config, &pki.clock).unwrap()
 }
 

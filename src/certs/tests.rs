@@ -260,7 +260,11 @@ async fn a_generation_without_its_ca_ends_a_connection() {
     let channel = client_channel(&pki.upstream(running.address), &pki.clock).unwrap();
     pki.identity("maternity", &pki.wj, &Leaf::client("WJ/maternity"));
     let upstream = pki.upstream(running.address);
-    let wj = UpstreamConfig { certificate: pki.path("maternity.pem"), key: pki.path("maternity.key"), ..upstream };
+    let wj = UpstreamConfig {
+        certificate: Some(pki.path("maternity.pem")),
+        key: Some(pki.path("maternity.key")),
+        ..upstream
+    };
     let wj = client_channel(&wj, &pki.clock).unwrap();
     get(&channel, "/x").await.unwrap();
     get(&wj, "/x").await.unwrap();
@@ -377,7 +381,7 @@ fn settings_of_a_channel_are_checked_when_it_is_made() {
         let faults = client_channel(&odd, &pki.clock).unwrap_err().to_string();
         assert!(faults.contains("must be https://host:port"), "{address}: {faults}");
     }
-    let missing = UpstreamConfig { ca: pki.path("none"), key: pki.path("none"), ..good };
+    let missing = UpstreamConfig { ca: pki.path("none"), key: Some(pki.path("none")), ..good };
     let faults = client_channel(&missing, &pki.clock).unwrap_err();
     assert_eq!(faults.0.len(), 2, "{faults}");
 }

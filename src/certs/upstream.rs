@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use super::gathered::Gathered;
 use super::generation::ALPN;
 use super::material::{self, Facts, TlsClock};
 use crate::catalog::Faults;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::ids::SpiffeId;
 
 /// One server to call: a department's record source, or the gateway itself.
@@ -37,10 +38,11 @@ pub struct UpstreamConfig {
     pub address: String,
     /// PEM file: the CAs that may have issued the server's certificate; no others are believed.
     pub ca: PathBuf,
-    /// PEM file: this side's leaf, then its intermediates.
-    pub certificate: PathBuf,
+    /// PEM file: this side's leaf, then its intermediates. Without it and its key this side is what the trust generation
+    /// that serves says it is.
+    pub certificate: Option<PathBuf>,
     /// PEM file: the leaf's private key.
-    pub key: PathBuf,
+    pub key: Option<PathBuf>,
     /// The SPIFFE ID that must be the one URI name of the server's certificate.
     #[serde(deserialize_with = "parsed")]
     pub server_id: SpiffeId,
@@ -72,8 +74,8 @@ impl UpstreamConfig {
     pub fn new(
         address: impl Into<String>,
         ca: impl Into<PathBuf>,
-        certificate: impl Into<PathBuf>,
-        key: impl Into<PathBuf>,
+        certificate: impl Into<Option<PathBuf>>,
+        key: impl Into<Option<PathBuf>>,
         server_id: SpiffeId,
     ) -> Self {
         Self {
@@ -90,9 +92,86 @@ impl UpstreamConfig {
 
     /// Makes relative paths relative to `base`, the directory of the configuration file.
     pub fn rebase(&mut self, base: &Path) {
-        for path in [&mut self.ca, &mut self.certificate, &mut self.key] {
+        for path in iter::once(&mut self.ca).chain(&mut self.certificate).chain(&mut self.key) {
             *path = base.join(&*path);
         }
+    }
+
+    /// Every file that it names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        iter::once(&self.ca).chain(&self.certificate).chain(&self.key).cloned().collect()
+    }
+
+    /// The CAs in its file. Their dates are judged at each handshake, so that one server's expired CA costs that server
+    /// alone.
+    pub fn roots(&self) -> Result<Roots, Faults> {
+        let (mut faults, mut authorities) = (Faults::default(), Authorities::new());
+        authorities.add_file(&self.ca, &mut faults);
+        faults.or(Roots(Arc::new(authorities)))
+    }
+
+    /// What this side shows: the identity in its files, or where none are named `served`, that of the trust generation
+    /// that serves.
+    pub fn identity(&self, served: Option<&Arc<CertifiedKey>>) -> Result<Arc<CertifiedKey>, Faults> {
+        let mut faults = Faults::default();
+        let identity = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => material::certified_key(certificate, key, &mut faults).map(Arc::new),
+            (None, None) => {
+                if served.is_none() {
+                    let none = "no certificate and key are given, and the trust generation has no client.pem";
+                    faults.of(&self.ca, format!("{}: {none}", self.server_id));
+                }
+                served.cloned()
+            }
+            (Some(file), None) | (None, Some(file)) => {
+                faults.of(file, "certificate and key must be given both or neither");
+                None
+            }
+        };
+        identity.ok_or(faults)
+    }
+}
+
+/// The CAs that may have issued a server's certificate. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Roots(Arc<Authorities>);
+
+impl Roots {
+    /// True if every CA of `other`, by its key, is among these.
+    pub fn contain(&self, other: &Self) -> bool {
+        other.0.keys().iter().all(|key| self.0.keys().contains(key))
+    }
+
+    /// When each ends.
+    pub fn ends(&self) -> &[Timestamp] {
+        self.0.ends()
+    }
+}
+
+/// What a channel shows and whom it believes, read and validated. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Material {
+    /// This side's chain and key.
+    pub identity: Arc<CertifiedKey>,
+    /// Who may have issued the server's certificate.
+    pub roots: Roots,
+}
+
+impl Material {
+    /// Of what [`UpstreamConfig::roots`] and [`UpstreamConfig::identity`] say; all faults at once.
+    pub fn of(roots: Result<Roots, Faults>, identity: Result<Arc<CertifiedKey>, Faults>) -> Result<Self, Faults> {
+        match (roots, identity) {
+            (Ok(roots), Ok(identity)) => Ok(Self { identity, roots }),
+            (roots, identity) => {
+                let faults = [roots.err(), identity.err()].into_iter().flatten();
+                Err(Faults(faults.flat_map(|faults| faults.0).collect()))
+            }
+        }
+    }
+
+    /// When the first certificate of the identity's chain ends.
+    pub fn identity_ends(&self) -> Option<Timestamp> {
+        self.identity.cert.iter().filter_map(|der| Facts::of(der)).map(|facts| facts.not_after).min()
     }
 }
 
@@ -104,13 +183,17 @@ pub fn channel(config: &UpstreamConfig) -> Result<Channel, Faults> {
 /// A channel that connects when it is first used, and again after a loss. TLS 1.3 only, ALPN `h2`, no resumption: every
 /// connection proves both sides anew.
 ///
-/// Files are read and validated now, all faults at once. Their dates are judged at each handshake, so that one
-/// department's expired CA costs that department alone.
+/// Files are read and validated now, all faults at once.
 pub fn client_channel(config: &UpstreamConfig, clock: &Clock) -> Result<Channel, Faults> {
+    channel_with(config, &Material::of(config.roots(), config.identity(None))?, clock)
+}
+
+/// The same channel with material that was read before.
+pub fn channel_with(config: &UpstreamConfig, material: &Material, clock: &Clock) -> Result<Channel, Faults> {
     let mut faults = Faults::default();
     let target = target(config, &mut faults);
-    let tls = client_config(config, clock, &mut faults);
-    let (Some(target), Some(tls), true) = (target, tls, faults.0.is_empty()) else { return Err(faults) };
+    let tls = client_config(config, material, clock, &mut faults);
+    let (Some(target), Some(tls)) = (target, tls) else { return Err(faults) };
     let endpoint = target.endpoint.clone();
     let (target, tls) = (Arc::new(target), TlsConnector::from(Arc::new(tls)));
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
@@ -132,8 +215,8 @@ pub enum ProbeError {
 
 /// Asks a server for its health on a connection of its own. Any answer will do: a handshake alone proves nothing, for a
 /// TLS 1.3 client is done before the server has judged its certificate.
-pub async fn probe(config: &UpstreamConfig, clock: &Clock) -> Result<(), ProbeError> {
-    let channel = client_channel(config, clock).map_err(ProbeError::Faults)?;
+pub async fn probe(config: &UpstreamConfig, material: &Material, clock: &Clock) -> Result<(), ProbeError> {
+    let channel = channel_with(config, material, clock).map_err(ProbeError::Faults)?;
     // One empty message of gRPC: not compressed, no bytes.
     let body = tonic::body::Body::new(http_body_util::Full::from([0_u8; 5].as_slice()));
     let request = http::Request::post("/grpc.health.v1.Health/Check")
@@ -218,13 +301,15 @@ fn target(config: &UpstreamConfig, faults: &mut Faults) -> Option<Target> {
     Some(Target { endpoint, host, port, name, server_id: config.server_id.clone(), connect_timeout })
 }
 
-fn client_config(config: &UpstreamConfig, clock: &Clock, faults: &mut Faults) -> Option<ClientConfig> {
-    let mut authorities = Authorities::new();
-    authorities.add_file(&config.ca, faults);
-    let key = material::certified_key(&config.certificate, &config.key, faults)?;
-    let verifier = Arc::new(ServerVerifier { authorities, expected: config.server_id.clone() });
-    make_client_config(key, verifier, clock)
-        .map_err(|error| faults.of(&config.certificate, format!("TLS refuses this material: {error}")))
+fn client_config(
+    config: &UpstreamConfig,
+    Material { identity, roots }: &Material,
+    clock: &Clock,
+    faults: &mut Faults,
+) -> Option<ClientConfig> {
+    let verifier = Arc::new(ServerVerifier { authorities: roots.0.clone(), expected: config.server_id.clone() });
+    make_client_config(CertifiedKey::clone(identity), verifier, clock)
+        .map_err(|error| faults.of(&config.ca, format!("{}: TLS refuses this material: {error}", config.server_id)))
         .ok()
 }
 
@@ -244,7 +329,7 @@ fn make_client_config(
 
 /// A client that believes in `authorities`, expects `id` and shows no certificate.
 pub(super) fn anonymous(authorities: Authorities, id: SpiffeId, clock: &Clock) -> Result<ClientConfig, rustls::Error> {
-    let verifier = Arc::new(ServerVerifier { authorities, expected: id });
+    let verifier = Arc::new(ServerVerifier { authorities: Arc::new(authorities), expected: id });
     let tls = ClientConfig::builder_with_details(Arc::new(material::provider()), Arc::new(TlsClock(clock.clone())))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
@@ -262,7 +347,7 @@ fn h2_without_resumption(mut tls: ClientConfig) -> ClientConfig {
 
 /// Believes the one server whose certificate names it, whatever its host is called.
 struct ServerVerifier {
-    authorities: Authorities,
+    authorities: Arc<Authorities>,
     expected: SpiffeId,
 }
 

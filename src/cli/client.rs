@@ -114,8 +114,9 @@ impl Profile {
             .map_err(|error| ProfileError::new(self.token_key.display(), error))?;
         let server_id: SpiffeId = self.server_id.parse().map_err(|error| ProfileError::new("server_id", error))?;
         let Self { address, ca, certificate, key: tls_key, .. } = self;
-        let channel = upstream::channel(&UpstreamConfig::new(address, ca, certificate, tls_key, server_id))
-            .map_err(|faults| ProfileError::new("channel", faults))?;
+        let channel =
+            upstream::channel(&UpstreamConfig::new(address, ca, certificate.clone(), tls_key.clone(), server_id))
+                .map_err(|faults| ProfileError::new("channel", faults))?;
         Ok(Client {
             channel,
             caller: self.caller.parse().map_err(|error| ProfileError::new("caller", error))?,

@@ -1,46 +1,50 @@
 //! A department's system that implements `department.v1.RecordSourceService`.
 
+use std::error::Error;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, TimeoutExpired};
 
-use super::{FetchError, Query, Source, SourceRecord};
+use super::rotate::RotatingChannel;
+use super::{FetchError, Query, Source, SourceRecord, causes};
 use crate::pb::department as pb;
 use crate::pb::department::record_source_service_client::RecordSourceServiceClient;
 
 /// A gRPC source on a channel that connects when it is first used and again when it broke.
 pub(super) struct GrpcSource {
-    client: RecordSourceServiceClient<Channel>,
+    channel: Arc<RotatingChannel>,
+    max_answer_bytes: usize,
 }
 
 impl GrpcSource {
     /// `max_answer_bytes` bounds what is read of an answer.
-    pub(super) fn new(channel: Channel, max_answer_bytes: usize) -> Self {
-        Self { client: RecordSourceServiceClient::new(channel).max_decoding_message_size(max_answer_bytes) }
+    pub(super) fn new(channel: Arc<RotatingChannel>, max_answer_bytes: usize) -> Self {
+        Self { channel, max_answer_bytes }
     }
 
     async fn call(&self, query: &Query, deadline: Instant) -> Result<pb::FetchRecordsResponse, Status> {
-        let mut request = Request::new(message(query));
-        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        if let Ok(traceparent) = query.trace.to_string().parse() {
-            request.metadata_mut().insert("traceparent", traceparent);
-        }
-        self.client.clone().fetch_records(request).await.map(tonic::Response::into_inner)
+        let message = message(query);
+        let call = |channel| {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            if let Ok(traceparent) = query.trace.to_string().parse() {
+                request.metadata_mut().insert("traceparent", traceparent);
+            }
+            let client = RecordSourceServiceClient::new(channel);
+            let mut client = client.max_decoding_message_size(self.max_answer_bytes);
+            async move { client.fetch_records(request).await.map(tonic::Response::into_inner) }
+        };
+        self.channel.call(call).await
     }
 }
 
 #[async_trait]
 impl Source for GrpcSource {
     async fn fetch(&self, query: &Query, deadline: Instant) -> Result<Vec<SourceRecord>, FetchError> {
-        let mut answer = self.call(query, deadline).await;
-        // A connection that the source closed is noticed only by the first call on it. A lookup changes nothing at the
-        // source, so it may be asked again.
-        if answer.as_ref().is_err_and(broken_connection) {
-            answer = self.call(query, deadline).await;
-        }
-        let answer = answer.map_err(|status| {
+        let answer = self.call(query, deadline).await.map_err(|status| {
             let error = meaning(&status);
             // The source's own text may name a citizen: the code alone is logged.
             tracing::debug!(code = ?status.code(), ?error, "source refused or failed");
@@ -50,22 +54,18 @@ impl Source for GrpcSource {
     }
 }
 
-fn broken_connection(status: &Status) -> bool {
-    status.code() == Code::Unavailable && std::error::Error::source(status).is_some()
-}
-
 /// What a source's status means for the request. A source says "no such record" with an empty list.
 fn meaning(status: &Status) -> FetchError {
     match status.code() {
         Code::DeadlineExceeded => FetchError::Timeout,
-        // tonic's name for a timeout that it noticed itself.
-        Code::Cancelled if std::error::Error::source(status).is_some() => FetchError::Timeout,
+        // tonic's name for a timeout that it noticed itself; also that of a call that did not leave.
+        Code::Cancelled if causes(status).any(<dyn Error>::is::<TimeoutExpired>) => FetchError::Timeout,
         Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted => FetchError::Refused,
         Code::OutOfRange => FetchError::Invalid("too large"),
         Code::InvalidArgument | Code::Unimplemented | Code::FailedPrecondition | Code::NotFound => {
             FetchError::Invalid("the source does not know the type or its keys")
         }
-        Code::Internal if std::error::Error::source(status).is_none() => FetchError::Invalid("not a message"),
+        Code::Internal if Error::source(status).is_none() => FetchError::Invalid("not a message"),
         _ => FetchError::Unavailable,
     }
 }

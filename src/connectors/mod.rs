@@ -11,15 +11,16 @@ mod registry;
 mod rotate;
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::join_all;
+use rustls::sign::CertifiedKey;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -32,12 +33,11 @@ use crate::ids::{DepartmentCode, RequestId, SpiffeId};
 use crate::limits::Limits;
 use crate::policy::{Permit, answers_subject};
 use crate::telemetry::{CacheResult, LimitScope, Metrics, TraceContext};
-use crate::watched::Rotation;
 
 pub use registry::{Registries, RegistriesConfig, RegistryConfig};
+pub use rotate::RotatingChannel;
 
 use flight::{FlightKey, Flights};
-use rotate::Rotating;
 
 /// More records than this answer [`FetchError::Ambiguous`] and release nothing.
 pub const MAX_RECORDS: usize = 32;
@@ -59,10 +59,11 @@ pub struct SourceConfig {
     /// SPIFFE ID that its server certificate must carry.
     #[serde(deserialize_with = "spiffe_id")]
     pub server_id: SpiffeId,
-    /// PEM file with the certificate chain that the gateway shows.
-    pub certificate: PathBuf,
+    /// PEM file with the certificate chain that the gateway shows. Without it and its key the gateway shows the identity
+    /// of the trust generation that serves, and follows it.
+    pub certificate: Option<PathBuf>,
     /// PEM file with the key of that certificate.
-    pub key: PathBuf,
+    pub key: Option<PathBuf>,
     /// Longest time for one answer, in milliseconds, at most ten minutes. The call's own deadline, less a margin, counts
     /// if it is sooner.
     #[serde(default = "default_timeout_ms")]
@@ -106,7 +107,7 @@ impl SourceConfig {
 
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
-        for path in [&mut self.ca, &mut self.certificate, &mut self.key] {
+        for path in iter::once(&mut self.ca).chain(&mut self.certificate).chain(&mut self.key) {
             *path = base.join(&*path);
         }
     }
@@ -222,9 +223,8 @@ struct Connected {
     name: String,
     department: DepartmentCode,
     timeout: Duration,
-    source: ArcSwap<Box<dyn Source>>,
-    max_answer_bytes: usize,
-    rotating: Rotating,
+    source: Box<dyn Source>,
+    channel: Arc<RotatingChannel>,
     last_answer_us: AtomicU64,
     failures: AtomicU32,
 }
@@ -253,14 +253,17 @@ impl std::fmt::Debug for Connectors {
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 
 impl Connectors {
-    /// Prepares a connection to each source; none is opened yet.
+    /// Prepares a connection to each source; none is opened yet. `served` is the identity of the trust generation, for
+    /// sources that are shown no other.
     ///
     /// # Errors
     /// All faults at once: unknown departments and types, types of another department or with two sources, unusable
     /// trust material. `file` names the configuration they stand in.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the gateway")]
     pub fn new(
         file: &Path,
         configs: &[SourceConfig],
+        served: Option<&Arc<CertifiedKey>>,
         catalog: &Catalog,
         cache: AnswerCache,
         limits: Arc<Limits>,
@@ -286,7 +289,8 @@ impl Connectors {
                 faults.0.push(at("address must be https://host:port".into()));
                 continue;
             }
-            let channel = match crate::certs::upstream::channel(&upstream(config)) {
+            let name = format!("source {}", config.name);
+            let channel = match RotatingChannel::new(name, upstream(config), served, &clock) {
                 Ok(channel) => channel,
                 Err(found) => {
                     faults.0.extend(found.0);
@@ -297,9 +301,8 @@ impl Connectors {
                 name: config.name.clone(),
                 department: department.clone(),
                 timeout: Duration::from_millis(config.timeout_ms),
-                source: ArcSwap::from_pointee(grpc_source(channel, config.max_answer_bytes)),
-                max_answer_bytes: config.max_answer_bytes,
-                rotating: Rotating::new(format!("source {}", config.name), upstream(config), &clock),
+                source: Box::new(grpc::GrpcSource::new(channel.clone(), config.max_answer_bytes)),
+                channel,
                 last_answer_us: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
             });
@@ -333,22 +336,9 @@ impl Connectors {
         self.0.sources.iter().map(status).collect()
     }
 
-    /// Looks at each source's certificate, key and CAs; what is new is probed, and used if the department takes it.
-    pub async fn follow(&self) {
-        // Together, for one that is down must not hold up the others.
-        join_all(self.0.sources.iter().map(|source| self.follow_one(source))).await;
-    }
-
-    async fn follow_one(&self, source: &Connected) {
-        rotate::follow(&source.rotating, &self.0.clock, |channel| {
-            source.source.store(Arc::new(grpc_source(channel, source.max_answer_bytes)));
-        })
-        .await;
-    }
-
-    /// How the rotation of each source stands.
-    pub fn rotations(&self) -> Vec<Rotation> {
-        self.0.sources.iter().map(|source| source.rotating.rotation()).collect()
+    /// The channel of each source.
+    pub fn channels(&self) -> impl Iterator<Item = &Arc<RotatingChannel>> {
+        self.0.sources.iter().map(|source| &source.channel)
     }
 
     /// The records of `subject`, with at least the fields that `permit` may release, before `deadline`.
@@ -398,9 +388,9 @@ impl Connectors {
             self.0.metrics.limited(LimitScope::Provider);
             FetchError::Limited { retry_after: limited.retry_after }
         })?;
-        // A fetch ends on the connection it began with, whatever is rotated meanwhile.
-        let live = source.source.load_full();
-        tokio::time::timeout_at(deadline, live.fetch(query, deadline)).await.map_err(|_| FetchError::Timeout)?
+        tokio::time::timeout_at(deadline, source.source.fetch(query, deadline))
+            .await
+            .map_err(|_| FetchError::Timeout)?
     }
 
     fn note(&self, source: &Connected, result: &Result<Vec<SourceRecord>, FetchError>, took: Duration) {
@@ -443,14 +433,15 @@ fn checked(query: &Query, records: Vec<SourceRecord>) -> Result<Vec<Bytes>, Fetc
     Ok(bytes)
 }
 
-fn grpc_source(channel: tonic::transport::Channel, max_answer_bytes: usize) -> Box<dyn Source> {
-    Box::new(grpc::GrpcSource::new(channel, max_answer_bytes))
+/// What lies under a status that a call on a channel ended with; nothing if it is the server's own.
+fn causes(status: &tonic::Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    iter::successors(status.source(), |&cause| cause.source())
 }
 
 fn upstream(config: &SourceConfig) -> UpstreamConfig {
-    let SourceConfig { address, ca, certificate, key, server_id, .. } = config;
+    let SourceConfig { address, ca, certificate, key, server_id, .. } = config.clone();
     UpstreamConfig {
         connect_timeout_ms: config.connect_timeout_ms,
-        ..UpstreamConfig::new(address, ca, certificate, key, server_id.clone())
+        ..UpstreamConfig::new(address, ca, certificate, key, server_id)
     }
 }

@@ -3,18 +3,22 @@
 //! An open case and a given consent are kept in memory for `fresh_s`; nothing else is, so that a case opened a moment ago
 //! is found at once. A registry that does not answer makes its facts unknown: nothing is released on them.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::sign::CertifiedKey;
 use serde::Deserialize;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::rotate::RotatingChannel;
 use super::spiffe_id;
 use crate::catalog::{Faults, Subject};
 use crate::certs::upstream::UpstreamConfig;
+use crate::clock::Clock;
 use crate::identity::{Basis, Purpose};
 use crate::ids::{RequestId, SpiffeId};
 use crate::pb::fact as pb;
@@ -22,7 +26,6 @@ use crate::pb::fact::case_registry_service_client::CaseRegistryServiceClient;
 use crate::pb::fact::consent_registry_service_client::ConsentRegistryServiceClient;
 use crate::policy::{Case, Given, Needs, Party};
 use crate::telemetry::Metrics;
-use crate::watched::Rotation;
 
 /// Memory for cases and for consents, in bytes each: some ten thousand of either.
 const MAX_BYTES: u64 = 16 << 20;
@@ -56,10 +59,11 @@ pub struct RegistryConfig {
     /// SPIFFE ID that its server certificate must carry.
     #[serde(deserialize_with = "spiffe_id")]
     pub server_id: SpiffeId,
-    /// PEM file with the certificate chain that the gateway shows.
-    pub certificate: PathBuf,
+    /// PEM file with the certificate chain that the gateway shows. Without it and its key the gateway shows the identity
+    /// of the trust generation that serves, and follows it.
+    pub certificate: Option<PathBuf>,
     /// PEM file with the key of that certificate.
-    pub key: PathBuf,
+    pub key: Option<PathBuf>,
     /// Longest time for one answer, in milliseconds. Default 1000.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
@@ -81,7 +85,7 @@ impl RegistriesConfig {
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         for registry in self.case.iter_mut().chain(&mut self.consent) {
-            for path in [&mut registry.ca, &mut registry.certificate, &mut registry.key] {
+            for path in iter::once(&mut registry.ca).chain(&mut registry.certificate).chain(&mut registry.key) {
                 *path = base.join(&*path);
             }
         }
@@ -121,49 +125,42 @@ enum NotKept {
 }
 
 impl Registries {
-    /// Prepares a connection to each registry; none is opened yet.
+    /// Prepares a connection to each registry; none is opened yet. `served` is the identity of the trust generation, for
+    /// registries that are shown no other.
     ///
     /// # Errors
     /// All faults of the trust material at once.
-    pub fn new(config: &RegistriesConfig, metrics: Arc<Metrics>) -> Result<Self, Faults> {
+    pub fn new(
+        config: &RegistriesConfig,
+        served: Option<&Arc<CertifiedKey>>,
+        clock: &Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Faults> {
         let mut faults = Faults::default();
+        let mut open = |name: &str, config: &RegistryConfig| {
+            let RegistryConfig { address, ca, certificate, key, server_id, .. } = config.clone();
+            let upstream = UpstreamConfig::new(address, ca, certificate, key, server_id);
+            let channel = RotatingChannel::new(format!("{name} registry"), upstream, served, clock);
+            channel.map_err(|found| faults.0.extend(found.0)).ok()
+        };
         let case = config.case.as_ref().and_then(|config| {
             let known = memory(config).weigher(|key: &String, case: &Arc<Case>| {
                 let attributes = case.parties.iter().flat_map(|party| &party.attributes);
                 let held: usize = attributes.map(|(name, value)| ENTRY_BYTES / 2 + name.len() + value.len()).sum();
                 u32::try_from(ENTRY_BYTES + key.len() + held).unwrap_or(u32::MAX)
             });
-            Some(Registry {
-                channel: open("case", config, &mut faults)?,
-                timeout: timeout(config),
-                known: known.build(),
-            })
+            Some(Registry { channel: open("case", config)?, timeout: timeout(config), known: known.build() })
         });
         let consent = config.consent.as_ref().and_then(|config| {
             let known = memory(config)
                 .weigher(|key: &String, _: &bool| u32::try_from(ENTRY_BYTES + key.len()).unwrap_or(u32::MAX));
-            Some(Registry {
-                channel: open("consent", config, &mut faults)?,
-                timeout: timeout(config),
-                known: known.build(),
-            })
+            Some(Registry { channel: open("consent", config)?, timeout: timeout(config), known: known.build() })
         });
         faults.or(Self { case, consent, metrics })
     }
 
-    /// Looks at the files of each; what is new is probed, and used if the registry takes it.
-    pub async fn follow(&self) {
-        for channel in self.channels() {
-            channel.follow().await;
-        }
-    }
-
-    /// How the rotation of each stands.
-    pub fn rotations(&self) -> Vec<Rotation> {
-        self.channels().map(|channel| channel.rotation()).collect()
-    }
-
-    fn channels(&self) -> impl Iterator<Item = &Arc<RotatingChannel>> {
+    /// The channel of each registry.
+    pub fn channels(&self) -> impl Iterator<Item = &Arc<RotatingChannel>> {
         let case = self.case.iter().map(|registry| &registry.channel);
         case.chain(self.consent.iter().map(|registry| &registry.channel))
     }
@@ -213,12 +210,13 @@ impl Registries {
             case_id: case_id.to_owned(),
             consumer: consumer.to_owned(),
         };
-        let mut client =
-            CaseRegistryServiceClient::new(registry.channel.get()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let call = |channel, message| {
+            let client = CaseRegistryServiceClient::new(channel);
+            let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
+            async move { client.get_case(message).await.map(tonic::Response::into_inner) }
+        };
         let asked = async {
-            let answer = self.ask("case", registry.timeout, deadline, message, async |message| {
-                client.get_case(message).await.map(tonic::Response::into_inner)
-            });
+            let answer = self.ask("case", registry, deadline, message, call);
             match case_of(answer.await?) {
                 Some(case) if case.open => Ok(Arc::new(case)),
                 Some(_) => Err(NotKept::No),
@@ -257,12 +255,13 @@ impl Registries {
         if let Some(known) = registry.known.get(&key).await {
             return Some(known);
         }
-        let mut client =
-            ConsentRegistryServiceClient::new(registry.channel.get()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let call = |channel, message| {
+            let client = ConsentRegistryServiceClient::new(channel);
+            let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
+            async move { client.check_consent(message).await.map(tonic::Response::into_inner) }
+        };
         let asked = async {
-            let answer = self.ask("consent", registry.timeout, deadline, message, async |message| {
-                client.check_consent(message).await.map(tonic::Response::into_inner)
-            });
+            let answer = self.ask("consent", registry, deadline, message, call);
             match answer.await?.state() {
                 pb::ConsentState::Given => Ok(true),
                 pb::ConsentState::None | pb::ConsentState::Revoked => Err(NotKept::No),
@@ -279,32 +278,38 @@ impl Registries {
     }
 
     /// One question, with its time and its metric.
-    async fn ask<M, A>(
+    async fn ask<V, M: Clone, A, F>(
         &self,
-        registry: &'static str,
-        timeout: Duration,
+        name: &'static str,
+        registry: &Registry<V>,
         deadline: Instant,
         message: M,
-        call: impl AsyncFnOnce(Request<M>) -> Result<A, Status>,
-    ) -> Result<A, NotKept> {
+        call: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<A, NotKept>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
         let started = Instant::now();
-        let deadline = deadline.min(started + timeout);
-        let mut request = Request::new(message);
-        request.set_timeout(deadline.saturating_duration_since(started));
-        let answer = tokio::time::timeout_at(deadline, call(request)).await;
+        let deadline = deadline.min(started + registry.timeout);
+        let call = |channel| {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            call(channel, request)
+        };
+        let answer = tokio::time::timeout_at(deadline, registry.channel.call(call)).await;
         let (result, word) = match answer {
             Ok(Ok(answer)) => (Ok(answer), "answered"),
             Ok(Err(status)) => {
                 // The registry's own text may name a citizen: the code alone is logged.
-                tracing::warn!(registry, code = ?status.code(), "registry refused or failed");
+                tracing::warn!(registry = name, code = ?status.code(), "registry refused or failed");
                 (Err(NotKept::Unknown), "failed")
             }
             Err(_) => {
-                tracing::warn!(registry, "registry did not answer in time");
+                tracing::warn!(registry = name, "registry did not answer in time");
                 (Err(NotKept::Unknown), "timeout")
             }
         };
-        self.metrics.registry(registry, word, started.elapsed());
+        self.metrics.registry(name, word, started.elapsed());
         result
     }
 }
@@ -342,11 +347,4 @@ fn joined(parts: &[&str]) -> String {
 
 const fn timeout(config: &RegistryConfig) -> Duration {
     Duration::from_millis(config.timeout_ms)
-}
-
-fn open(name: &str, config: &RegistryConfig, faults: &mut Faults) -> Option<Arc<RotatingChannel>> {
-    let RegistryConfig { address, ca, certificate, key, server_id, .. } = config;
-    let config = UpstreamConfig::new(address, ca, certificate, key, server_id.clone());
-    let channel = RotatingChannel::new(format!("{name} registry"), config);
-    channel.map(Arc::new).map_err(|found| faults.0.extend(found.0)).ok()
 }

@@ -30,7 +30,7 @@ pub(super) struct Issuer {
 }
 
 /// A key of an issuer, with the one algorithm that it is good for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct VerificationKey {
     pub(super) issuer: Arc<Issuer>,
     pub(super) decoding: DecodingKey,
@@ -40,33 +40,30 @@ pub(super) struct VerificationKey {
 /// Keys by `kid`, which is unique among all issuers: it is known before a signature is checked, `iss` is not.
 pub(super) type KeyRing = HashMap<String, VerificationKey>;
 
-/// Adds the keys of one issuer's JWKS file. Every key must be usable: a file with a private, symmetric or RSA key is a
-/// mistake to be told, not to be passed over.
-pub(super) fn load(file: &Path, issuer: &Arc<Issuer>, audience: &str, ring: &mut KeyRing, faults: &mut Faults) {
-    let text = match read_bounded(file) {
-        Ok(text) => text,
-        Err(message) => return faults.of(file, message),
-    };
-    let set = match JwkSet::parse(&text) {
-        Ok(set) => set,
-        Err(message) => return faults.of(file, message),
-    };
-    for (position, jwk) in set.keys.iter().enumerate() {
-        let added = jwk.check().and_then(|(kid, key)| {
-            if let Some(other) = ring.get(kid) {
-                return Err(format!(
-                    "kid `{kid}` stands twice (issuer {}); use RFC 7638 thumbprints",
-                    other.issuer.name
-                ));
+/// The keys of one issuer's JWKS file. Every key must be usable: a file with a private, symmetric or RSA key is a mistake
+/// to be told, not to be passed over. `others` has the keys of other issuers.
+pub(super) fn load(file: &Path, issuer: &Arc<Issuer>, audience: &str, others: &KeyRing) -> Result<KeyRing, Faults> {
+    let (mut ring, mut faults) = (KeyRing::new(), Faults::default());
+    match read_bounded(file).and_then(|text| JwkSet::parse(&text)) {
+        Ok(set) => {
+            for (position, jwk) in set.keys.iter().enumerate() {
+                let added = jwk.check().and_then(|(kid, key)| {
+                    if let Some(other) = ring.get(kid).or_else(|| others.get(kid)) {
+                        let name = &other.issuer.name;
+                        return Err(format!("kid `{kid}` stands twice (issuer {name}); use RFC 7638 thumbprints"));
+                    }
+                    let (decoding, validation) = (key.decoding()?, key.validation(&issuer.name, audience));
+                    ring.insert(kid.to_owned(), VerificationKey { issuer: issuer.clone(), decoding, validation });
+                    Ok(())
+                });
+                if let Err(message) = added {
+                    faults.of(file, format!("key {}: {message}", position + 1));
+                }
             }
-            let (decoding, validation) = (key.decoding()?, key.validation(&issuer.name, audience));
-            ring.insert(kid.to_owned(), VerificationKey { issuer: issuer.clone(), decoding, validation });
-            Ok(())
-        });
-        if let Err(message) = added {
-            faults.of(file, format!("key {}: {message}", position + 1));
         }
+        Err(message) => faults.of(file, message),
     }
+    faults.or(ring)
 }
 
 pub(super) fn read_bounded(file: &Path) -> Result<Vec<u8>, String> {
@@ -279,10 +276,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let issuer = Arc::new(Issuer { name: "https://id.example".into(), consumers: vec![] });
-        let (mut ring, mut faults) = (KeyRing::new(), Faults::default());
-        load(file.path(), &issuer, "spiffe://a.b", &mut ring, &mut faults);
-        assert!(!faults.0.is_empty() || !ring.is_empty());
-        faults.0.into_iter().map(|fault| fault.message).collect()
+        match load(file.path(), &issuer, "spiffe://a.b", &KeyRing::new()) {
+            Ok(ring) => {
+                assert!(!ring.is_empty());
+                Vec::new()
+            }
+            Err(faults) => faults.0.into_iter().map(|fault| fault.message).collect(),
+        }
     }
 
     #[test]

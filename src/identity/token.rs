@@ -64,7 +64,6 @@ impl TokenVerifier {
             section(&mut faults, "no issuer: no token could ever be accepted".into());
         }
         config.unregistered(departments).into_iter().for_each(|message| section(&mut faults, message));
-        let mut keys = KeyRing::new();
         let mut names = HashSet::new();
         for issuer in &config.issuers {
             if issuer.issuer.is_empty() || issuer.issuer.len() > MAX_ISSUER_CHARS || issuer.consumers.is_empty() {
@@ -73,10 +72,8 @@ impl TokenVerifier {
             if !names.insert(issuer.issuer.as_str()) {
                 section(&mut faults, format!("issuer `{}` stands twice", issuer.issuer));
             }
-            let registered =
-                Arc::new(Issuer { name: issuer.issuer.as_str().into(), consumers: issuer.consumers.clone() });
-            keys::load(&issuer.jwks, &registered, &audience, &mut keys, &mut faults);
         }
+        let keys = load_keys(config, &audience, &KeyRing::new(), &mut faults);
         let mut platforms = BTreeMap::new();
         for platform in &config.platforms {
             if platform.id.trust_domain() != trust_domain {
@@ -86,21 +83,28 @@ impl TokenVerifier {
                 section(&mut faults, format!("platform {} stands twice", platform.id));
             }
         }
-        let subjects_key = config.subjects_key.as_ref().and_then(|file| match SubjectsKey::load(file) {
-            Ok(key) => Some(Arc::new(key)),
-            Err(error) => {
-                faults.of(file, error.to_string());
-                None
-            }
-        });
+        let subjects_key = load_subjects_key(config, None, &mut faults);
         let (max_lifetime, leeway) =
             (Duration::from_secs(config.token_max_lifetime_s), Duration::from_secs(config.leeway_s));
-        let verified = moka::sync::Cache::builder()
-            .max_capacity(config.token_cache_entries)
-            // Later a token has expired whatever it says.
-            .time_to_live(max_lifetime.saturating_add(leeway.saturating_mul(2)))
-            .build();
+        let verified = memory(config, max_lifetime, leeway);
         faults.or(Self { keys, platforms, subjects_key, audience, max_lifetime, leeway, verified, metrics: None })
+    }
+
+    /// The same delegations with the keys as `config`'s files have them now, and what is wrong with those: of a file that
+    /// is not in order the keys from before stay.
+    pub(super) fn with_keys_of(&self, config: &IdentityConfig) -> (Self, Faults) {
+        let mut faults = Faults::default();
+        let verifier = Self {
+            keys: load_keys(config, &self.audience, &self.keys, &mut faults),
+            platforms: self.platforms.clone(),
+            subjects_key: load_subjects_key(config, self.subjects_key.as_ref(), &mut faults),
+            audience: self.audience.clone(),
+            max_lifetime: self.max_lifetime,
+            leeway: self.leeway,
+            verified: memory(config, self.max_lifetime, self.leeway),
+            metrics: self.metrics.clone(),
+        };
+        (verifier, faults)
     }
 
     /// Counts hits and misses of the memory.
@@ -246,6 +250,54 @@ impl TokenVerifier {
             metrics.token_cache(result);
         }
     }
+}
+
+/// The keys of all issuers. Where a file is not in order, the keys that its issuer had `before` stay. No issuer may take a
+/// `kid` that another has, or had before: whoever gives one up does so first.
+fn load_keys(config: &IdentityConfig, audience: &str, before: &KeyRing, faults: &mut Faults) -> KeyRing {
+    let mut ring = KeyRing::new();
+    for configured in &config.issuers {
+        let name = configured.issuer.as_str();
+        let (own, mut others): (KeyRing, KeyRing) =
+            before.clone().into_iter().partition(|(_, key)| &*key.issuer.name == name);
+        others.extend(ring.clone());
+        let issuer = Arc::new(Issuer { name: name.into(), consumers: configured.consumers.clone() });
+        match keys::load(&configured.jwks, &issuer, audience, &others) {
+            Ok(keys) => ring.extend(keys),
+            Err(found) => {
+                faults.0.extend(found.0);
+                ring.extend(own);
+            }
+        }
+    }
+    ring
+}
+
+fn load_subjects_key(
+    config: &IdentityConfig,
+    before: Option<&Arc<SubjectsKey>>,
+    faults: &mut Faults,
+) -> Option<Arc<SubjectsKey>> {
+    let file = config.subjects_key.as_ref()?;
+    match SubjectsKey::load(file) {
+        Ok(key) => Some(Arc::new(key)),
+        Err(error) => {
+            faults.of(file, error.to_string());
+            before.cloned()
+        }
+    }
+}
+
+fn memory(
+    config: &IdentityConfig,
+    max_lifetime: Duration,
+    leeway: Duration,
+) -> moka::sync::Cache<[u8; 32], Arc<Purpose>> {
+    moka::sync::Cache::builder()
+        .max_capacity(config.token_cache_entries)
+        // Later a token has expired whatever it says.
+        .time_to_live(max_lifetime.saturating_add(leeway.saturating_mul(2)))
+        .build()
 }
 
 /// Why a token is refused. It repeats nothing of the token but the consumer's code.

@@ -39,7 +39,7 @@ pub use verify::{Verification, Verified, VerifyRequest};
 use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
 use crate::catalog::{CaseSubject, CertificateType, Fields, Matter, Subject};
 use crate::clock::{Clock, Timestamp};
-use crate::connectors::{Connectors, FetchError, Fetched, Query, Registries};
+use crate::connectors::{Connectors, FetchError, Fetched, Query, Registries, RotatingChannel};
 use crate::identity::{Caller, Purpose, Tokens};
 use crate::ids::{CaseId, RequestId};
 use crate::limits::{Limits, Tally};
@@ -65,6 +65,8 @@ pub struct Gateway {
     pub connectors: Connectors,
     /// The platform's registers of cases and consents.
     pub registries: Registries,
+    /// The channels to sources, registries and witnesses: each follows its material.
+    pub upstreams: Vec<Arc<RotatingChannel>>,
     /// The access log.
     pub journal: Journal,
     /// Time.

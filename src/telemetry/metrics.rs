@@ -21,6 +21,7 @@
 //! | `oncegate_log_disk_percent` | gauge, how full the log's disk is | |
 //! | `oncegate_log_alarms` | gauge, alarms of the access log now | |
 //! | `oncegate_trust_expiry_seconds` | gauge, Unix time | `kind`, `name` |
+//! | `oncegate_trust_crl_issued_seconds` | gauge, Unix time (`thisUpdate`) | `name` |
 //! | `oncegate_trust_generation` | gauge: the number that serves | |
 //! | `oncegate_trust_on_disk` | gauge: the number `current` leads to | |
 //! | `oncegate_trust_staged_seconds` | gauge, Unix time, 0 if nothing is staged | |
@@ -35,7 +36,10 @@
 //! A label's value is a word of the program or a code of the catalog, never a caller's text: the types below see to it,
 //! and so the number of series is bounded.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -191,11 +195,12 @@ impl Metrics {
         gauges.on_disk.set(number(state.on_disk));
         gauges.staged.set(number(state.staged_at.as_secs()));
         gauges.refused.set(i64::from(state.refused));
-        gauges.expiry.clear();
-        for (kind, name, at) in &state.expiries {
-            let label = PartLabels { kind: (*kind).to_owned(), name: name.clone() };
-            gauges.expiry.get_or_create(&label).set(number(at.as_secs()));
-        }
+        let expiries = state.expiries.iter().map(|(kind, name, at)| {
+            (PartLabels { kind: (*kind).to_owned(), name: name.clone() }, number(at.as_secs()))
+        });
+        gauges.expiry.set(expiries.collect());
+        let lists = state.crls_made.iter().map(|(ca, at)| (NameLabel { name: ca.clone() }, number(at.as_secs())));
+        gauges.crl_issued.set(lists.collect());
         for (result, count) in [("drained", state.drained), ("killed", state.killed)] {
             gauges.ended.get_or_create(&ResultLabel { result }).set(number(count));
         }
@@ -239,6 +244,9 @@ impl Metrics {
         for result in ["activated", "refused"] {
             drop(self.trust.reloads.get_or_create(&ResultLabel { result }));
         }
+        for result in HANDSHAKES_REFUSED {
+            drop(self.trust.handshakes_refused.get_or_create(&ResultLabel { result }));
+        }
         for kind in LogKind::ALL {
             drop(self.log_entries.get_or_create(&KindLabel { kind: kind.word() }));
         }
@@ -278,6 +286,19 @@ impl Metrics {
     }
 }
 
+/// Why a handshake is refused, where it is for the certificate shown.
+const HANDSHAKES_REFUSED: [&str; 9] = [
+    "blocked",
+    "chain",
+    "expired",
+    "identity",
+    "list_overdue",
+    "no_certificate",
+    "protocol",
+    "revoked",
+    "unknown_issuer",
+];
+
 /// The state of trust at one moment.
 #[derive(Debug, Default)]
 pub struct TrustState<'a> {
@@ -289,8 +310,10 @@ pub struct TrustState<'a> {
     pub staged_at: Timestamp,
     /// Whether what `current` leads to is refused.
     pub refused: bool,
-    /// Kind, name and end of each part.
+    /// Kind, name and end of each part; no two have both the same.
     pub expiries: Vec<(&'a str, String, Timestamp)>,
+    /// Name of each client CA with a revocation list, and when that was made.
+    pub crls_made: Vec<(String, Timestamp)>,
     /// Connections drained since the start.
     pub drained: u64,
     /// Connections killed since the start.
@@ -301,7 +324,8 @@ pub struct TrustState<'a> {
 
 #[derive(Debug, Default)]
 struct TrustGauges {
-    expiry: Family<PartLabels, Gauge>,
+    expiry: Parts<PartLabels>,
+    crl_issued: Parts<NameLabel>,
     generation: Gauge,
     on_disk: Gauge,
     staged: Gauge,
@@ -312,10 +336,39 @@ struct TrustGauges {
     handshakes_refused: Family<ResultLabel, Gauge>,
 }
 
+/// Gauges of parts that come and go. A scrape at any moment sees each part that there was and still is.
+#[derive(Debug)]
+struct Parts<L> {
+    family: Family<L, Gauge>,
+    /// Those with a series.
+    known: Mutex<HashSet<L>>,
+}
+
+impl<L: Clone + Eq + Hash> Default for Parts<L> {
+    fn default() -> Self {
+        Self { family: Family::default(), known: Mutex::default() }
+    }
+}
+
+impl<L: Clone + Eq + Hash> Parts<L> {
+    fn set(&self, parts: HashMap<L, i64>) {
+        for (label, value) in &parts {
+            self.family.get_or_create(label).set(*value);
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in known.iter().filter(|label| !parts.contains_key(*label)) {
+            self.family.remove(gone);
+        }
+        *known = parts.into_keys().collect();
+    }
+}
+
 impl TrustGauges {
     fn register(&self, list: &mut Registry) {
         let help = "Unix time at which a part of the trust material ends";
-        list.register_with_unit("trust_expiry", help, Unit::Seconds, self.expiry.clone());
+        list.register_with_unit("trust_expiry", help, Unit::Seconds, self.expiry.family.clone());
+        let help = "Unix time at which the revocation list of a client CA was made";
+        list.register_with_unit("trust_crl_issued", help, Unit::Seconds, self.crl_issued.family.clone());
         list.register("trust_generation", "Number of the trust generation that serves", self.generation.clone());
         list.register("trust_on_disk", "Number of the trust generation in force on disk", self.on_disk.clone());
         let help = "Unix time at which the next generation was staged, 0 if none is";
@@ -469,6 +522,11 @@ struct PartLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabel {
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RotationLabel {
     part: String,
 }
@@ -523,6 +581,7 @@ mod tests {
                 on_disk: 8,
                 refused: true,
                 expiries: vec![("client_ca", name.to_owned(), end)],
+                crls_made: vec![(name.to_owned(), end)],
                 drained: 2,
                 killed: 3,
                 handshakes_refused: vec![("revoked", 4)],
@@ -550,6 +609,7 @@ mod tests {
             "oncegate_log_wait_seconds_count 1",
             "oncegate_log_writable 1",
             "oncegate_trust_expiry_seconds{kind=\"client_ca\",name=\"GA\"} 1900000000",
+            "oncegate_trust_crl_issued_seconds{name=\"GA\"} 1900000000",
             "oncegate_trust_generation 7",
             "oncegate_trust_on_disk 8",
             "oncegate_trust_staged_seconds 0",
@@ -565,5 +625,21 @@ mod tests {
         }
         assert!(!text.contains("gone"), "a part that is gone has no series");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_scrape_at_any_moment_sees_every_part() {
+        let metrics = std::sync::Arc::new(Metrics::new("1.2.3"));
+        let state = || TrustState {
+            expiries: (0..50).map(|n| ("client_ca", n.to_string(), Timestamp::from_secs(1))).collect(),
+            ..TrustState::default()
+        };
+        metrics.trust(&state());
+        let told = metrics.clone();
+        let telling = std::thread::spawn(move || (0..2000).for_each(|_| told.trust(&state())));
+        while !telling.is_finished() {
+            assert_eq!(metrics.encode().matches("oncegate_trust_expiry_seconds{").count(), 50);
+        }
+        telling.join().unwrap();
     }
 }

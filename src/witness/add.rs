@@ -14,6 +14,7 @@ use crate::audit::files;
 use crate::audit::merkle::{Hash, MAX_PROOF, empty_root, verify_consistency};
 use crate::audit::note::{Algorithm, MAX_NOTE, Note, SigningKey, VerifierKey};
 use crate::clock::Clock;
+use crate::connectors::RotatingChannel;
 
 /// A witness, or a mirror: a key, and what it last cosigned of each log.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ struct Log {
     keys: Vec<VerifierKey>,
     /// The latest checkpoint that was cosigned. Whoever compares with it and replaces it holds the lock meanwhile.
     latest: Arc<Mutex<Latest>>,
+    /// Where a mirror pulls from.
+    source: Option<Arc<RotatingChannel>>,
 }
 
 #[derive(Debug)]
@@ -112,6 +115,11 @@ impl Witness {
     /// Origins of the logs it watches.
     pub fn origins(&self) -> impl Iterator<Item = &str> {
         self.logs.iter().map(|log| log.origin.as_str())
+    }
+
+    /// The channels that a mirror pulls entries over.
+    pub(super) fn channels(&self) -> impl Iterator<Item = &Arc<RotatingChannel>> {
+        self.logs.iter().filter_map(|log| log.source.as_ref())
     }
 
     /// Checks a submitted checkpoint, keeps it, and returns the cosignature's line. When it returns `Ok`, the checkpoint
@@ -218,7 +226,8 @@ impl Log {
             Some(note) => Checkpoint::of(note).map_err(|_| broken())?.tree,
         };
         let mirror = mirror.then(|| Mirror::open(log, &origin, tree, clock).map_err(OpenError::Config)).transpose()?;
-        Ok(Self { origin, id, keys, latest: Arc::new(Mutex::new(Latest { note, tree, mirror })) })
+        let source = mirror.as_ref().and_then(Mirror::channel).cloned();
+        Ok(Self { origin, id, keys, latest: Arc::new(Mutex::new(Latest { note, tree, mirror })), source })
     }
 }
 

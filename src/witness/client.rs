@@ -1,20 +1,23 @@
 //! Small requests to a peer: over mutual TLS and HTTP/2 to one that is known by its SPIFFE ID, over plain HTTP/1.1 to
 //! one that needs no secrecy.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use rustls::sign::CertifiedKey;
 use tokio::net::TcpStream;
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::ServiceExt as _;
 
 use crate::audit::PeerTls;
-use crate::certs::{UpstreamConfig, upstream};
+use crate::certs::UpstreamConfig;
 use crate::clock::Clock;
+use crate::connectors::RotatingChannel;
 
 /// Longest request, answer included.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +34,7 @@ pub struct Peer {
 
 #[derive(Debug, Clone)]
 enum Way {
-    Tls(Channel),
+    Tls(Arc<RotatingChannel>),
     /// `host:port`.
     Plain(String),
 }
@@ -54,11 +57,18 @@ pub enum PeerError {
 }
 
 impl Peer {
-    /// A peer by its URL. Connects when it is asked something. Must be called within a runtime.
+    /// A peer by its URL, `what` it is for operators. `served` is the identity of the trust generation, for a peer that is
+    /// shown no other. Connects when it is asked something. Must be called within a runtime.
     ///
     /// # Errors
     /// If URL or TLS material can't be used.
-    pub fn new(url: &str, tls: Option<&PeerTls>, clock: &Clock) -> Result<Self, PeerError> {
+    pub fn new(
+        what: &str,
+        url: &str,
+        tls: Option<&PeerTls>,
+        served: Option<&Arc<CertifiedKey>>,
+        clock: &Clock,
+    ) -> Result<Self, PeerError> {
         let wrong = |what: &str| PeerError::Config(format!("{url}: {what}"));
         let uri: Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         let authority = uri.authority().ok_or_else(|| wrong("no host"))?.to_string();
@@ -68,15 +78,22 @@ impl Peer {
                 let address = format!("https://{authority}");
                 let (ca, certificate, key) = (tls.ca.clone(), tls.certificate.clone(), tls.key.clone());
                 let config = UpstreamConfig::new(address, ca, certificate, key, tls.server_id.clone());
-                Way::Tls(
-                    upstream::client_channel(&config, clock).map_err(|faults| PeerError::Config(faults.to_string()))?,
-                )
+                let channel = RotatingChannel::new(format!("{what} {url}"), config, served, clock);
+                Way::Tls(channel.map_err(|faults| PeerError::Config(faults.to_string()))?)
             }
             (Some("http"), None) => Way::Plain(authority),
-            (Some("https"), None) => return Err(wrong("https needs tls: ca, server_id, certificate, key")),
+            (Some("https"), None) => return Err(wrong("https needs tls: ca and server_id")),
             _ => return Err(wrong("https:// with tls, or http:// without")),
         };
         Ok(Self { prefix, way })
+    }
+
+    /// The channel to it, if it proves itself by TLS.
+    pub fn channel(&self) -> Option<&Arc<RotatingChannel>> {
+        match &self.way {
+            Way::Tls(channel) => Some(channel),
+            Way::Plain(_) => None,
+        }
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Answer, PeerError> {
@@ -91,7 +108,7 @@ impl Peer {
         let asked = async {
             let path = format!("{}{path}", self.prefix);
             match &self.way {
-                Way::Tls(channel) => over_tls(channel.clone(), method, &path, body).await,
+                Way::Tls(channel) => over_tls(channel.get(), method, &path, body).await,
                 Way::Plain(authority) => plain(authority, method, &path, body).await,
             }
         };

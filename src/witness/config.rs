@@ -54,14 +54,27 @@ pub struct CallersCa {
 
 impl WitnessTls {
     fn rebase(&mut self, base: &Path) {
-        let cas = self.client_cas.iter_mut().map(|ca| &mut ca.file);
-        for path in [&mut self.certificate, &mut self.key, &mut self.ca].into_iter().chain(cas) {
-            *path = base.join(&*path);
-        }
+        self.files_mut().for_each(|path| *path = base.join(&*path));
     }
 
-    /// The material, checked. Revocation lists are not asked for: a checkpoint proves itself, whoever brings it.
-    pub(super) fn load(&self, trust_domain: &str, clock: &Clock) -> Result<Generation, String> {
+    /// Every file that it names.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.clone().files_mut().map(|path| path.clone()).collect()
+    }
+
+    fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let cas = self.client_cas.iter_mut().map(|ca| &mut ca.file);
+        [&mut self.certificate, &mut self.key, &mut self.ca].into_iter().chain(cas)
+    }
+
+    /// The material as it is now, checked; `serving` is what it takes the place of. Revocation lists are not asked for: a
+    /// checkpoint proves itself, whoever brings it.
+    pub(super) fn load(
+        &self,
+        trust_domain: &str,
+        serving: Option<&Generation>,
+        clock: &Clock,
+    ) -> Result<Generation, String> {
         let read = |file: &Path| std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
         let mut contents = Contents::default();
         contents.set("server.pem", Some(read(&self.certificate)?));
@@ -75,7 +88,11 @@ impl WitnessTls {
         let terms =
             Terms { trust_domain: trust_domain.to_owned(), require_crls: false, crl_grace: std::time::Duration::ZERO };
         let dir = self.certificate.parent().unwrap_or(Path::new("."));
-        Generation::load(1, &contents, dir, &terms, Against::Start, clock).map_err(|faults| faults.to_string())
+        let (number, against) = match serving {
+            Some(serving) => (serving.number() + 1, Against::Serving(serving)),
+            None => (1, Against::Start),
+        };
+        Generation::load(number, &contents, dir, &terms, against, clock).map_err(|faults| faults.to_string())
     }
 }
 

@@ -17,12 +17,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tonic::body::Body;
 use tower::Service;
 
+use super::config::WitnessTls;
 use super::{Refused, Witness, WitnessFile};
 use crate::certs::{self, Connection, Gate, HardeningConfig};
 use crate::clock::Clock;
+use crate::watched::{POLL, Watched};
 
 /// Longest request: a note of 64 KiB and 64 hashes.
 const MAX_REQUEST: usize = 72 << 10;
@@ -31,7 +34,8 @@ const MAX_CONNECTIONS: usize = 64;
 /// A plain connection's whole life.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves a witness until `shutdown`. Tells the address by `bound`.
+/// Serves a witness until `shutdown`. Tells the address by `bound`. Its certificate, its callers' CAs and a mirror's
+/// identity follow their files.
 ///
 /// # Errors
 /// If the address can't be had, or the TLS material not be used.
@@ -44,15 +48,56 @@ pub async fn serve(
 ) -> Result<(), String> {
     let listener = TcpListener::bind(config.listen).await.map_err(|error| format!("{}: {error}", config.listen))?;
     bound(listener.local_addr().map_err(|error| error.to_string())?);
+    let mut followers = JoinSet::new();
+    for channel in witness.channels() {
+        followers.spawn(channel.clone().keep_following(|| None));
+    }
     match &config.tls {
         Some(tls) => {
-            let generation = tls.load(&config.trust_domain, &clock)?;
-            let gate = Gate::new(generation, HardeningConfig::default(), clock).map_err(|faults| faults.to_string())?;
+            let files = Watched::new(tls.files());
+            let generation = tls.load(&config.trust_domain, None, &clock)?;
+            let gate = Gate::new(generation, HardeningConfig::default(), clock.clone());
+            let gate = gate.map_err(|faults| faults.to_string())?;
+            followers.spawn(follow(files, tls.clone(), config.trust_domain.clone(), gate.clone(), clock));
             certs::serve(listener, gate, Submissions { witness, over_tls: true }, shutdown).await;
         }
         None => plain(listener, Submissions { witness, over_tls: false }, shutdown).await,
     }
     Ok(())
+}
+
+/// Lets the certificate and the callers' CAs change while a witness runs. What is not in order is tried again until it
+/// is, for a certificate may be of tomorrow; the ones from before serve meanwhile.
+async fn follow(mut files: Watched, tls: WitnessTls, trust_domain: String, gate: Arc<Gate>, clock: Clock) {
+    let mut ticks = tokio::time::interval(POLL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut refused = None;
+    loop {
+        ticks.tick().await;
+        let (tls, domain, gate, clock) = (tls.clone(), trust_domain.clone(), gate.clone(), clock.clone());
+        let (again, mut seen) = (refused.is_some(), files);
+        // Reads files, and judging open connections may take signatures.
+        let looked = tokio::task::spawn_blocking(move || {
+            let changed = seen.changed() || again;
+            let load = || tls.load(&domain, Some(&gate.current()), &clock);
+            let install = |generation| gate.install(generation).map_err(|error| error.to_string());
+            (changed.then(|| load().and_then(install)), seen)
+        });
+        let Ok((loaded, seen)) = looked.await else { return };
+        files = seen;
+        match loaded {
+            None => {}
+            Some(Ok(_)) => {
+                refused = None;
+                tracing::info!("another certificate, or other CAs of callers, are used");
+            }
+            Some(Err(why)) if refused.as_ref() == Some(&why) => {}
+            Some(Err(why)) => {
+                tracing::error!(why, "certificate or CAs of callers refused; those from before are used");
+                refused = Some(why);
+            }
+        }
+    }
 }
 
 async fn plain(listener: TcpListener, service: Submissions, shutdown: impl Future<Output = ()>) {

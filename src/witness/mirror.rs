@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Peer, WatchedLog};
 use crate::audit::checkpoint::Tree;
@@ -14,6 +15,7 @@ use crate::audit::note::Note;
 use crate::audit::tree::{Entries, LogTree, Resource, TILE};
 use crate::audit::{ORIGIN_FILE, PER_SEGMENT, segment_file};
 use crate::clock::Clock;
+use crate::connectors::RotatingChannel;
 
 /// The copy of one log.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Mirror {
         let (Some(url), Some(dir)) = (&log.source, &log.copy) else {
             return Err(format!("logs: a mirror needs `source` and `copy` of {origin}"));
         };
-        let source = Peer::new(url, log.tls.as_ref(), clock).map_err(|error| error.to_string())?;
+        let source = Peer::new("log", url, log.tls.as_ref(), None, clock).map_err(|error| error.to_string())?;
         let failed = |error: &dyn std::fmt::Display| format!("copy {}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(|error| failed(&error))?;
         files::replace(dir, ORIGIN_FILE, origin.as_bytes()).map_err(|error| failed(&error))?;
@@ -43,6 +45,11 @@ impl Mirror {
         let mut mirror = Self { dir: dir.clone(), source, offset: held.end(), tree: held };
         mirror.cut().map_err(|error| failed(&error))?;
         Ok(mirror)
+    }
+
+    /// The channel to the log's gateway, if that proves itself by TLS.
+    pub(super) fn channel(&self) -> Option<&Arc<RotatingChannel>> {
+        self.source.channel()
     }
 
     /// Pulls what is missing up to `tree` and makes it durable. On an error the copy is as it was.

@@ -26,7 +26,7 @@ pub use self::client::{Peer, PeerError};
 pub use self::config::{WatchedLog, WitnessFile};
 pub use self::http::serve;
 pub use self::serve_log::LogService;
-pub use self::submit::{Proofs, held, submit};
+pub use self::submit::{Proofs, held, peers, submit};
 
 /// Name of a log in a witness's state and paths: SHA-256 of its origin, hexadecimal.
 fn log_id(origin: &str) -> String {

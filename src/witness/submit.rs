@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
+use rustls::sign::CertifiedKey;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -46,14 +47,22 @@ impl Proofs {
     }
 }
 
-/// The trees of this log that its witnesses hold, as far as they answer: what the log must contain to go on.
-pub async fn held(config: &AuditConfig, clock: &Clock) -> Vec<Tree> {
+/// The witnesses of a configuration. `served` is the identity of the trust generation. Must be called within a runtime.
+///
+/// # Errors
+/// If a URL or TLS material can't be used.
+pub fn peers(config: &AuditConfig, served: Option<&Arc<CertifiedKey>>, clock: &Clock) -> Result<Vec<Peer>, PeerError> {
+    let peer = |witness: &WitnessConfig| Peer::new("witness", &witness.url, witness.tls.as_ref(), served, clock);
+    config.witnesses.iter().map(peer).collect()
+}
+
+/// The trees of this log that its witnesses, `peers`, hold, as far as they answer: what the log must contain to go on.
+pub async fn held(config: &AuditConfig, peers: &[Peer]) -> Vec<Tree> {
     let mut trees = Vec::new();
     let Ok(keys) = config.load_signing_keys() else { return trees };
     let path = format!("/{}/checkpoint", log_id(&config.origin));
-    for (witness, key) in config.witnesses.iter().zip(config.load_witnesses().unwrap_or_default()) {
+    for (peer, key) in peers.iter().zip(config.load_witnesses().unwrap_or_default()) {
         let answer = async {
-            let peer = Peer::new(&witness.url, witness.tls.as_ref(), clock)?;
             timeout(AT_START, peer.get(&path))
                 .await
                 .map_err(|_| PeerError::Unreachable("no answer in time".to_owned()))?
@@ -78,26 +87,15 @@ pub async fn held(config: &AuditConfig, clock: &Clock) -> Vec<Tree> {
     trees
 }
 
-/// Submits checkpoints to one witness until `stop`.
-///
-/// # Errors
-/// If the witness's URL or TLS material can't be used.
-pub fn submit(
-    witness: &WitnessConfig,
-    journal: &Journal,
-    proofs: Proofs,
-    clock: &Clock,
-    stop: CancellationToken,
-) -> Result<(), PeerError> {
-    let peer = Peer::new(&witness.url, witness.tls.as_ref(), clock)?;
-    let submitter = Submitter { peer, name: witness.url.clone(), journal: journal.clone(), proofs, held: 0 };
+/// Submits checkpoints to one witness, known to operators by `name`, until `stop`.
+pub fn submit(peer: Peer, name: String, journal: Journal, proofs: Proofs, stop: CancellationToken) {
+    let submitter = Submitter { peer, name, journal, proofs, held: 0 };
     tokio::spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = submitter.run() => {}
         }
     });
-    Ok(())
 }
 
 struct Submitter {

@@ -180,7 +180,7 @@ async fn the_protocol_over_http_has_its_status_codes() {
     let site = Site::new();
     let stop = CancellationToken::new();
     let url = start(site.witness(), site.config.clone(), &stop).await;
-    let peer = Peer::new(&url, None, &Clock::manual(NOW)).unwrap();
+    let peer = Peer::new("witness", &url, None, None, &Clock::manual(NOW)).unwrap();
     let mut leaves = Leaves::new(60, "");
     let mut other = Leaves::new(60, "other");
     let status = async |body: String| peer.post("/add-checkpoint", body).await.unwrap().status.as_u16();

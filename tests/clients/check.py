@@ -24,9 +24,9 @@ CLIENTS = {
 }
 
 
-def run(command, code=0):
-    """Runs a command that must end with `code`; returns what it prints, and the JSON objects of its lines."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+def run(command, code=0, seconds=60):
+    """Runs a command that must end with `code` within `seconds`; returns what it prints, and the JSON objects of its lines."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout, [json.loads(line) for line in done.stdout.splitlines() if re.match(r"\{.+\}$", line)]
 
@@ -116,7 +116,9 @@ def with_the_demo(directory):
 
 
 def under_rotation(directory):
-    """Certificate and CAs change, and every connection gets GOAWAY each second: with one retry no call fails."""
+    """The gateway's certificate, the clients' CA and their certificates change, ONCEGATE_ROUNDS times, and every connection
+    gets GOAWAY each second: with one retry no call fails."""
+    rounds = int(os.environ.get("ONCEGATE_ROUNDS", "3"))
     shutil.copytree("deploy/heshan", directory / "short-lived", ignore=shutil.ignore_patterns("run"))
     for file in (directory / "short-lived").glob("*.toml"):
         file.write_text(file.read_text().replace("../../certs-dev/out", str(PKI)))
@@ -127,17 +129,37 @@ def under_rotation(directory):
     here = directory / "rotated"
     demo = [PROGRAM, "demo", "--keep", "--dir", str(here), "--config", str(config)]
     with Started(directory, "rotated", demo, "until Ctrl-C"):
-        profile, case = str(here / "household.toml"), str(here / "newborn_birth.toml")
+        # The system of the department whose CA is rotated; rotate-demo puts its next certificates where `current` leads.
+        first = here / "rotate/first"
+        first.mkdir(parents=True)
+        for ending in ["pem", "key"]:
+            shutil.copy(PKI / f"systems/JY/enrolment.{ending}", first / f"system.{ending}")
+        (here / "rotate/current").symlink_to("first")
+        text = (here / "household.toml").read_text()
+        for key, value in [("caller", "spiffe://heshan.gov.example/JY/enrolment"),
+                           ("certificate", here / "rotate/current/system.pem"),
+                           ("key", here / "rotate/current/system.key")]:
+            text, count = re.subn(f'(?m)^{key} = .*', f'{key} = "{value}"', text)
+            assert count == 1, (key, text)
+        profile, case = here / "enrolment.toml", str(here / "newborn_birth.toml")
+        profile.write_text(text)
         keeping = {
-            name: subprocess.Popen([*client, profile, case, "keep", "20"], stdout=subprocess.PIPE, text=True)
+            name: subprocess.Popen([*client, str(profile), case, "keep"], text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             for name, client in CLIENTS.items()
         }
-        said, _ = run([PROGRAM, "pki", "rotate-demo", "--dir", str(here), "--pki", str(PKI)])
+        rotate = [PROGRAM, "pki", "rotate-demo", "--stay", "--rounds", str(rounds), "--dir", str(here), "--pki", str(PKI)]
+        try:
+            said, _ = run(rotate, seconds=60 + 30 * rounds)
+        finally:
+            # What ends the clients.
+            counted = {name: process.communicate(timeout=60)[0] for name, process in keeping.items()}
         assert " 0 failed, over " in said, said
         for name, process in keeping.items():
-            counts = json.loads(process.communicate(timeout=60)[0])
+            counts = json.loads(counted[name])
             assert process.returncode == 0 and counts["failed"] == 0 and counts["answered"] > 20, (name, counts)
-            print(f"{name}: under rotation {counts}")
+            assert counts["certificates"] == 1 + rounds, (name, counts)
+            print(f"{name}: under {rounds} rounds of rotation {counts}")
 
 
 @contextlib.contextmanager

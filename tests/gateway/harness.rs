@@ -148,16 +148,17 @@ impl RecordSourceService for Script {
     }
 }
 
-/// Serves `routes` with the certificate of a source of the PKI, `DEPARTMENT/name`, and tells where.
-async fn serve(routes: Routes, name: &str, stop: CancellationToken) -> String {
+/// TLS of a source of the PKI, `DEPARTMENT/name`.
+pub(crate) fn source_tls(name: &str) -> Arc<rustls::ServerConfig> {
     let base = out().join("sources").join(name);
     let read = |path: PathBuf| std::fs::read(path).unwrap();
-    let tls = source::tls(
-        &read(base.with_extension("pem")),
-        &read(base.with_extension("key")),
-        &read(out().join("ca/ZS.pem")),
-    )
-    .unwrap();
+    source::tls(&read(base.with_extension("pem")), &read(base.with_extension("key")), &read(out().join("ca/ZS.pem")))
+        .unwrap()
+}
+
+/// Serves `routes` with the certificate of a source of the PKI, `DEPARTMENT/name`, and tells where.
+async fn serve(routes: Routes, name: &str, stop: CancellationToken) -> String {
+    let tls = source_tls(name);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", listener.local_addr().unwrap());
     tokio::spawn(source::serve(listener, tls, routes, stop));

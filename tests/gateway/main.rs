@@ -27,4 +27,5 @@ mod registry;
 mod tokens;
 mod trust;
 mod types;
+mod upstreams;
 mod verify;

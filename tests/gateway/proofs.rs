@@ -43,6 +43,16 @@ fn free_port() -> SocketAddr {
 
 /// The deployment's witness, or its mirror of the log served at an address. Returns its URL.
 async fn overseer(dir: &Path, mirror_of: Option<SocketAddr>, stop: &CancellationToken) -> String {
+    overseer_with(dir, mirror_of, stop, |_| {}).await
+}
+
+/// With its configuration as a test wants it.
+pub(crate) async fn overseer_with(
+    dir: &Path,
+    mirror_of: Option<SocketAddr>,
+    stop: &CancellationToken,
+    change: impl FnOnce(&mut WitnessFile),
+) -> String {
     let name = if mirror_of.is_some() { "mirror.toml" } else { "witness.toml" };
     let text = std::fs::read_to_string(format!("deploy/heshan/{name}"))
         .unwrap()
@@ -50,7 +60,8 @@ async fn overseer(dir: &Path, mirror_of: Option<SocketAddr>, stop: &Cancellation
         .replace("127.0.0.1:7446", "127.0.0.1:0")
         .replace("127.0.0.1:7447", &mirror_of.map(|address| address.to_string()).unwrap_or_default());
     std::fs::write(dir.join(name), text).unwrap();
-    let config = WitnessFile::load(&dir.join(name)).unwrap();
+    let mut config = WitnessFile::load(&dir.join(name)).unwrap();
+    change(&mut config);
     let witness = Arc::new(Witness::open(&config, mirror_of.is_some(), Clock::system()).unwrap());
     let (told, address) = tokio::sync::oneshot::channel();
     let stop = stop.clone();

@@ -293,6 +293,12 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
         ]
     );
     assert!(said.iter().all(|admin| admin.operator == "root (uid 0)"), "{said:?}");
+    let key = out().join("audit/auditor.key");
+    let search = ["audit", "search", "--log", "run/log", "--key", key.to_str().unwrap()];
+    let (_, shown) = run(&place, &search);
+    assert!(shown.contains("activate, by root (uid 0)"), "{shown}");
+    let (_, shown) = run(&place, &[&search[..], &["--json"]].concat());
+    assert!(shown.contains(&format!("\"detail\":\"block: id {id}: done, generation 2\"")), "{shown}");
 
     // An auditor may look and not touch.
     let text = std::fs::read_to_string(place.path("gateway.toml")).unwrap();
@@ -368,7 +374,9 @@ async fn with_every_certificate_expired_the_way_back_is_open() {
     assert!(status.contains("nothing: the gateway does not run") && status.contains("server"), "{status}");
     let server = place.start();
     let status: serde_json::Value = serde_json::from_str(&trust(&place, &["status", "--json"])).unwrap();
-    assert!(status["ends"].as_array().unwrap().iter().all(|end| end["days_left"].as_i64().unwrap() < 0), "{status}");
+    // The departments' sources are those of all tests, and valid.
+    let own = status["ends"].as_array().unwrap().iter().filter(|end| end["kind"] != "upstream_ca");
+    assert!(own.map(|end| end["days_left"].as_i64().unwrap()).all(|left| left < 0), "{status}");
     // What has expired can still be blocked, and one thing after the other be renewed.
     trust(&place, &["block", "--san", "spiffe://heshan.gov.example/GA/household"]);
     for (ca, file) in [("gateway", "gateway"), ("ZS-2", "ZS-2")] {
@@ -427,11 +435,22 @@ async fn token_keys_rotate_with_overlap() {
     let new: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out().join("tokens/FG.jwks.json")).unwrap()).unwrap();
     std::fs::write(&jwks, old.to_string()).unwrap();
+    let (others, ca) = (dir.path().join("WJ.jwks.json"), dir.path().join("WJ.pem"));
+    std::fs::copy(out().join("tokens/WJ.jwks.json"), &others).unwrap();
+    std::fs::copy(out().join("ca/WJ.pem"), &ca).unwrap();
+    // Takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_at = format!("https://{}", silent.local_addr().unwrap());
     let site = Site::with(|config| {
+        let source = config.sources.iter_mut().find(|source| source.name == "disability").unwrap();
+        (source.address, source.connect_timeout_ms) = (silent_at, 60_000);
+        source.ca.clone_from(&ca);
         let issuers = &mut config.identity.issuers;
         issuers.retain(|issuer| !issuer.issuer.contains(".fg."));
         let platform = issuers.iter_mut().find(|issuer| issuer.issuer.contains(".platform.")).unwrap();
         platform.jwks.clone_from(&jwks);
+        let wj = issuers.iter_mut().find(|issuer| issuer.issuer.contains(".wj.")).unwrap();
+        wj.jwks.clone_from(&others);
     })
     .await;
     site.birth.answers(vec![birth()]);
@@ -449,6 +468,9 @@ async fn token_keys_rotate_with_overlap() {
     };
     call(None).await.unwrap();
     assert!(call(Some(&next)).await.is_err());
+    // A source that is tried anew and does not answer holds up no key.
+    std::fs::copy(out().join("ca/CL.pem"), &ca).unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let both = serde_json::json!({ "keys": [old["keys"][0], new["keys"][0]] });
     std::fs::write(&jwks, both.to_string()).unwrap();
     until(Some(&next), true).await;
@@ -457,10 +479,14 @@ async fn token_keys_rotate_with_overlap() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     call(None).await.unwrap();
     call(Some(&next)).await.expect("what can't be read changes nothing");
+    // Another issuer's file that is not in order keeps no key in use but its own.
+    std::fs::write(&others, "{ half a fil").unwrap();
     // The very token that was verified before: its memory goes with the key.
     std::fs::write(&jwks, new.to_string()).unwrap();
     until(None, false).await;
     call(Some(&next)).await.unwrap();
+    let of_tokens = "oncegate_rotation_refused{part=\"token keys\"} 1";
+    assert!(site.metrics().await.contains(of_tokens), "what is not in order is told");
 }
 
 /// Another identity towards departments is tried before it is used.
@@ -476,7 +502,7 @@ async fn the_identity_towards_departments_is_made_before_the_old_one_breaks() {
     put("gateway/client");
     let site = Site::with(|config| {
         for source in &mut config.sources {
-            (source.certificate, source.key) = (certificate.clone(), key.clone());
+            (source.certificate, source.key) = (Some(certificate.clone()), Some(key.clone()));
         }
     })
     .await;

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::audit::keys::PrivateKey;
 use crate::audit::reader::{Content, LogReader, LoggedEntry, ReadError, Search};
-use crate::audit::{AccessEntry, Comparison, Entry, Mode, Outcome};
+use crate::audit::{AccessEntry, AdminEntry, Comparison, Entry, Mode, Outcome};
 use crate::cli::answer::reason;
 use crate::cli::table::{Cell, Look, Table, Tone};
 use crate::cli::{Exit, Failure};
@@ -238,7 +238,10 @@ fn describe(content: &Content) -> (&'static str, String) {
         Content::Entry(Entry::Start(start)) => ("START", format!("version {}, {}", start.version, start.gateway)),
         Content::Entry(Entry::Stop(stop)) => ("STOP", stop.reason.clone()),
         Content::Entry(Entry::PolicyChange(change)) => ("POLICY_CHANGE", change.operator.clone()),
-        Content::Entry(Entry::Admin(admin)) => ("ADMIN", format!("{} by {}", admin.method, admin.operator)),
+        Content::Entry(Entry::Admin(admin)) => {
+            let what = if admin.detail.is_empty() { &admin.method } else { &admin.detail };
+            ("ADMIN", format!("{what}, by {}", admin.operator))
+        }
         Content::Entry(Entry::Degraded(what)) => ("DEGRADED", what.clone()),
         Content::Entry(Entry::Recovered(what)) => ("RECOVERED", what.clone()),
         Content::Entry(Entry::Continues(note)) => ("CONTINUES", first_lines(note)),
@@ -262,6 +265,9 @@ pub(super) fn json(entry: &LoggedEntry) -> Value {
     });
     let (kind, body) = match &entry.content {
         Content::Entry(Entry::Access(access)) => ("ACCESS", access_json(access)),
+        Content::Entry(Entry::Admin(AdminEntry { operator, method, detail })) => {
+            ("ADMIN", json!({ "operator": operator, "method": method, "detail": detail }))
+        }
         other => {
             let (kind, what) = describe(other);
             (kind, json!({ "what": what }))

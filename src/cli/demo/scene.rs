@@ -249,14 +249,6 @@ fn own_trust(config: &mut Config, dir: &Path) -> Result<(), Failure> {
     let own = Store::new(dir.join("trust"));
     own.init()?;
     own.write()?.promote(&place.read()?, 0)?;
-    let registries = config.registries.case.iter_mut().chain(&mut config.registries.consent);
-    let of_registries = registries.flat_map(|registry| [&mut registry.certificate, &mut registry.key]);
-    let of_sources = config.sources.iter_mut().flat_map(|source| [&mut source.certificate, &mut source.key]);
-    for path in of_registries.chain(of_sources) {
-        if let Ok(within) = path.strip_prefix(&config.trust.dir) {
-            *path = own.root().join(within);
-        }
-    }
     own.root().clone_into(&mut config.trust.dir);
     Ok(())
 }

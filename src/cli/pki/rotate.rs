@@ -1,7 +1,7 @@
 //! `oncegate pki rotate-demo`: the development CAs and a running demo play rotation, while calls go on and are counted.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,6 +36,9 @@ pub(super) struct RotateArgs {
     /// How often everything is rotated
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Leave the last round's CA in force, instead of going back to the first generation
+    #[arg(long)]
+    stay: bool,
 }
 
 /// Whose CA is rotated: a department of which the demo itself keeps no connection.
@@ -93,10 +96,13 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
         load.tell(activate(&mut way).await?, round, &format!("CA {new} is trusted beside {old}"), out).await?;
 
         let issued = ca.issue(&profile.caller, Use::Client, &validity)?;
-        let (certificate, key) = (scratch.join(format!("{new}.pem")), scratch.join(format!("{new}.key")));
+        let place = scratch.join(&new);
+        std::fs::create_dir_all(&place)?;
+        let (certificate, key) = (place.join("system.pem"), place.join("system.key"));
         write_whole(&certificate, issued.certificate.as_bytes(), 0o644)?;
         write_whole(&key, issued.key.as_bytes(), 0o600)?;
         load.reissue(Profile { certificate, key, ..profile.clone() }).await?;
+        follow_me(&scratch, &new)?;
         load.tell(0, round, &format!("{SYSTEM} has a certificate of {new}"), out).await?;
 
         // As an operator would: not before nobody uses it any more.
@@ -116,6 +122,10 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
     let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
     let told = format!("{calls} calls, {failed} failed, over {} generations", last.saturating_sub(first));
     writeln!(out, "  {}", look.paint(tone, &told))?;
+    let ended = if failed == 0 { Exit::Ok } else { Exit::Failed };
+    if args.stay {
+        return Ok(ended);
+    }
     // For the demo's other commands, whose certificates are of the first CA.
     let back = change(&mut way, Act::Rollback(pb::Rollback { generation: first })).await?;
     writeln!(
@@ -123,7 +133,14 @@ pub(super) async fn run(args: &RotateArgs, out: &mut dyn Write) -> Result<Exit, 
         "  generation {}: {DEPARTMENT} is trusted again as in generation {first} (rollback)",
         back.generation
     )?;
-    Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
+    Ok(ended)
+}
+
+/// Lets `current` lead to the certificate and key of a round, for clients that follow them.
+fn follow_me(scratch: &Path, round: &str) -> std::io::Result<()> {
+    let beside = scratch.join("current.new");
+    std::os::unix::fs::symlink(round, &beside)?;
+    std::fs::rename(&beside, scratch.join("current"))
 }
 
 async fn change(way: &mut Way, act: Act) -> Result<pb::ChangeTrustResponse, Failure> {

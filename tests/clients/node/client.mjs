@@ -3,13 +3,14 @@
 //   node client.mjs PROTO PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
 //   node client.mjs PROTO PROFILE CASE collect CONSUMER
 //   node client.mjs PROTO PROFILE CASE cancel CONSUMER        (collects, and hangs up soon after the plan has come)
-//   node client.mjs PROTO PROFILE CASE keep SECONDS           (calls on one channel; what was not taken up is tried once more)
+//   node client.mjs PROTO PROFILE CASE keep       (calls until its standard input ends, on one channel as long as the
+//                                                  certificate is the same; what was not taken up is tried once more)
 //
 // PROTO is the folder of the .proto files; PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON,
 // one object a line; ends with 1 if refused.
 
 import { createHash, createPublicKey, randomUUID, X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import grpc from '@grpc/grpc-js';
 import loader from '@grpc/proto-loader';
@@ -25,10 +26,12 @@ const say = (value) => console.log(JSON.stringify(value));
 const options = { includeDirs: [protos], keepCase: true, enums: String };
 const loaded = loader.loadSync('oncegate/gateway/v1/lookup_service.proto', options);
 const { LookupService } = grpc.loadPackageDefinition(loaded).oncegate.gateway.v1;
-const credentials = grpc.credentials.createSsl(
+/** The certificate as it is now. */
+const credentials = () => grpc.credentials.createSsl(
   readFileSync(profile.ca), readFileSync(profile.key), readFileSync(profile.certificate));
 // The certificate holds the address, but a TLS server name must be a host's.
-const client = new LookupService(profile.address.replace('https://', '').replace('127.0.0.1', 'localhost'), credentials);
+const address = profile.address.replace('https://', '').replace('127.0.0.1', 'localhost');
+const client = new LookupService(address, credentials());
 
 /** A token for one consumer and this case, bound to the client certificate (RFC 8705). */
 async function token(consumer) {
@@ -71,15 +74,25 @@ async function lookup([consumer, certificate_type, subject_role, fields, timeout
     client.Lookup(request, headers, within(Number(timeout)), (error, answer) => (error ? failed(error) : done(answer))));
 }
 
-/** Counts of calls answered, failed, and made once more because their connection was just ending. */
-async function keep(seconds) {
+/** Counts of calls answered, failed, and made once more because their connection was just ending, and of the certificates
+ * shown: when another is put in place, the channel is made anew with it. */
+async function keep() {
   const { CatalogService } = grpc.loadPackageDefinition(
     loader.loadSync('oncegate/gateway/v1/catalog_service.proto', options)).oncegate.gateway.v1;
-  const catalog = new CatalogService(client.getChannel().getTarget().replace(/^dns:/, ''), credentials);
+  let catalog = new CatalogService(address, credentials());
+  let shown = realpathSync(profile.certificate);
+  let ended = false;
+  process.stdin.on('end', () => { ended = true; }).resume();
   const call = () => new Promise((done, failed) =>
     catalog.ListMatters({}, within(5000), (error) => (error ? failed(error) : done())));
-  const counts = { answered: 0, failed: 0, retried: 0 };
-  for (const end = Date.now() + Number(seconds) * 1000; Date.now() < end;) {
+  const counts = { answered: 0, failed: 0, retried: 0, certificates: 1 };
+  while (!ended) {
+    if (realpathSync(profile.certificate) !== shown) {
+      shown = realpathSync(profile.certificate);
+      catalog.close();
+      catalog = new CatalogService(address, credentials());
+      counts.certificates += 1;
+    }
     try {
       await call().catch((error) => {
         if (error.code !== grpc.status.UNAVAILABLE) throw error;
@@ -139,7 +152,7 @@ try {
     }
     say({ receipt: { origin: answer.receipt.origin, index: Number(answer.receipt.index) } });
   } else if (command === 'keep') {
-    say(await keep(rest[0]));
+    say(await keep());
   } else if (command === 'collect' || command === 'cancel') {
     const call = client.Collect(inCase, await metadata(rest[0]), within(10000));
     await new Promise((done, failed) => {

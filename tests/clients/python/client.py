@@ -3,7 +3,8 @@
     python client.py PROFILE CASE lookup CONSUMER TYPE ROLE FIELD[,FIELD...] [TIMEOUT_MS]
     python client.py PROFILE CASE collect CONSUMER
     python client.py PROFILE CASE cancel CONSUMER        (collects, and hangs up soon after the plan has come)
-    python client.py PROFILE CASE keep SECONDS           (calls on one channel; what was not taken up is tried once more)
+    python client.py PROFILE CASE keep          (calls until its standard input ends, on one channel as long as the
+                                                 certificate is the same; what was not taken up is tried once more)
 
 PROFILE and CASE are the TOML files that `oncegate call` takes. Prints JSON, one object a line; ends with 1 if refused.
 """
@@ -12,6 +13,7 @@ import base64
 import hashlib
 import importlib
 import json
+import os
 import sys
 import threading
 import time
@@ -38,13 +40,19 @@ def read(path):
 class Client:
     def __init__(self, profile, case):
         self.profile, self.case = profile, case
+        self.key = serialization.load_pem_private_key(read(profile["token_key"]), None)
+        self.connect()
+
+    def connect(self):
+        """A channel with the certificate as it is now."""
+        profile = self.profile
+        self.shown = os.path.realpath(profile["certificate"])
         credentials = grpc.ssl_channel_credentials(
             read(profile["ca"]), read(profile["key"]), read(profile["certificate"])
         )
         self.channel = grpc.secure_channel(profile["address"].removeprefix("https://"), credentials)
         leaf = x509.load_pem_x509_certificate(read(profile["certificate"])).public_bytes(serialization.Encoding.DER)
         self.thumbprint = encode(hashlib.sha256(leaf).digest())
-        self.key = serialization.load_pem_private_key(read(profile["token_key"]), None)
 
     def token(self, consumer):
         """A token for one consumer and this case, bound to the client certificate (RFC 8705)."""
@@ -92,12 +100,18 @@ class Client:
         stub = lookup_service_pb2_grpc.LookupServiceStub(self.channel)
         return stub.Collect(request, timeout=timeout, metadata=self.metadata(consumer))
 
-    def keep(self, seconds):
-        """Counts of calls answered, failed, and made once more because their connection was just ending."""
-        stub = catalog_service_pb2_grpc.CatalogServiceStub(self.channel)
-        counts = {"answered": 0, "failed": 0, "retried": 0}
-        end = time.monotonic() + float(seconds)
-        while time.monotonic() < end:
+    def keep(self):
+        """Counts of calls answered, failed, and made once more because their connection was just ending, and of the
+        certificates shown: when another is put in place, the channel is made anew with it."""
+        counts = {"answered": 0, "failed": 0, "retried": 0, "certificates": 1}
+        ended = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        while not ended.is_set():
+            if os.path.realpath(self.profile["certificate"]) != self.shown:
+                self.channel.close()
+                self.connect()
+                counts["certificates"] += 1
+            stub = catalog_service_pb2_grpc.CatalogServiceStub(self.channel)
             for attempt in range(2):
                 try:
                     stub.ListMatters(catalog_service_pb2.ListMattersRequest(), timeout=5)
@@ -187,7 +201,7 @@ def main(profile, case, command, *arguments):
                 else:
                     say({"summary": json_format.MessageToDict(event.summary)})
         elif command == "keep":
-            say(client.keep(*arguments))
+            say(client.keep())
         elif command == "cancel":
             call = client.collect(*arguments)
             next(call)
