@@ -54,7 +54,7 @@ impl TrustService for Trust {
         }
         let operator = request.extensions().get::<Operator>().map(ToString::to_string).unwrap_or_default();
         let act = act_of(request.into_inner()).ok_or_else(|| Status::invalid_argument("no act is given"))?;
-        let about = act.describe();
+        let (word, about) = (act.to_string(), act.describe());
         // On record before it is done; what can only refuse more callers is done even if the log can't be written.
         let recorded = self.record(&operator, about.clone()).await;
         if recorded.is_err() && !act.only_tightens() {
@@ -64,13 +64,11 @@ impl TrustService for Trust {
         let done = tokio::task::spawn_blocking(move || keeper.act(act, &by)).await;
         let done = done.map_err(|_| Status::internal("the act failed; see the log"))?;
         let ended = match &done {
-            Ok(done) => done.generation.map(|number| format!("{about}: done, generation {number}")),
-            Err(error) => Some(format!("{about}: not done: {error}")),
+            Ok(done) => format!("{word}: done: {}", done.outcome()),
+            Err(error) => format!("{about}: not done: {error}"),
         };
-        if let Some(ended) = ended {
-            // The act is done or not, recorded or not; a log that fails says so itself.
-            _ = self.record(&operator, ended).await;
-        }
+        // The act is done or not, recorded or not; a log that fails says so itself.
+        _ = self.record(&operator, ended).await;
         done.map(|done| Response::new(response_of(done)))
             .map_err(|error| Status::failed_precondition(error.to_string()))
     }
@@ -89,30 +87,40 @@ impl Trust {
     }
 }
 
-/// Counts and records what following the trust directory came to where nobody asked for it over the socket.
+/// Counts and records what following the trust directory came to where nobody asked for it over the socket; first of
+/// all what serves now, for it may have been made while the gateway was down.
 pub fn record_followed(gateway: Arc<Gateway>, keeper: Arc<Keeper>) -> impl FnMut(Followed) + Send {
-    move |followed| {
-        let detail = match &followed {
-            Followed::Same => return,
-            Followed::Activated { number, .. } => {
-                gateway.metrics.trust_reload(true);
-                let made = keeper.gate().current().manifest().made.clone();
-                let made = made.map_or_else(String::new, |made| format!("; {} by {}", made.act, made.by));
-                format!("generation {number} serves, found on disk{made}")
-            }
-            Followed::Refused(why) => {
-                gateway.metrics.trust_reload(false);
-                format!("a generation found on disk is refused: {why}")
-            }
-        };
-        let gateway = gateway.clone();
+    let record = move |gateway: Arc<Gateway>, detail: String| {
         tokio::spawn(async move {
             let entry = AdminEntry { operator: "files".to_owned(), method: "trust directory".to_owned(), detail };
             if let Err(error) = gateway.journal.append(Entry::Admin(entry)).await {
                 tracing::error!(%error, "a change of trust is not on record");
             }
         });
+    };
+    record(gateway.clone(), format!("at the start {}", told(&keeper.gate().current())));
+    move |followed| {
+        let detail = match &followed {
+            Followed::Same => return,
+            Followed::Activated { .. } => {
+                gateway.metrics.trust_reload(true);
+                format!("found on disk: {}", told(&keeper.gate().current()))
+            }
+            Followed::Refused(why) => {
+                gateway.metrics.trust_reload(false);
+                format!("a generation found on disk is refused: {why}")
+            }
+        };
+        record(gateway.clone(), detail);
     }
+}
+
+/// Which generation serves, and who made it how.
+fn told(generation: &Generation) -> String {
+    let made = generation.manifest().made.as_ref();
+    let made =
+        made.map_or_else(|| "made by hand".to_owned(), |made| format!("{} by {} at {}", made.act, made.by, made.at));
+    format!("generation {} serves ({made}; SHA-256 {})", generation.number(), hex::encode(generation.digest()))
 }
 
 /// How the rotation of everything stands that is followed beside the generations.
@@ -183,7 +191,10 @@ fn running_state(keeper: &Keeper, started_at: Timestamp) -> pb::GetTrustResponse
 /// What a trust directory says, and `serving` if the gateway runs.
 pub fn state_on_disk(custodian: &Custodian<'_>, serving: Option<&Generation>) -> pb::GetTrustResponse {
     let store = custodian.store;
+    let served = |place: &Place| place.number.is_some() && place.number == serving.map(Generation::number);
     let (current, loaded) = match store.current() {
+        // It was validated before it served.
+        Ok(Some(place)) if served(&place) => (where_on_disk(&place, String::new()), None),
         Ok(Some(place)) => on_disk(&place, custodian),
         Ok(None) => (pb::OnDisk { error: "no generation is in force yet".to_owned(), ..pb::OnDisk::default() }, None),
         Err(error) => (pb::OnDisk { error: error.to_string(), ..pb::OnDisk::default() }, None),
@@ -220,8 +231,11 @@ fn on_disk(place: &Place, custodian: &Custodian<'_>) -> (pb::OnDisk, Option<Gene
         Generation::load(place.number.unwrap_or(0), &contents, &place.dir, terms, Against::Start, clock)
     });
     let error = loaded.as_ref().err().map(Faults::to_string).unwrap_or_default();
-    let directory = place.dir.display().to_string();
-    (pb::OnDisk { generation: place.number.unwrap_or(0), directory, error }, loaded.ok())
+    (where_on_disk(place, error), loaded.ok())
+}
+
+fn where_on_disk(place: &Place, error: String) -> pb::OnDisk {
+    pb::OnDisk { generation: place.number.unwrap_or(0), directory: place.dir.display().to_string(), error }
 }
 
 fn staged(place: &Place, custodian: &Custodian<'_>) -> pb::Staged {

@@ -18,6 +18,7 @@ use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_CA, SERVER_KE
 use super::crl::Crl;
 use super::manifest::{Manifest, Removed};
 use super::material::{self, Facts, TlsClock};
+use super::refusals::Refusals;
 use super::rehearsal;
 use crate::catalog::Faults;
 use crate::clock::{Clock, Timestamp};
@@ -86,6 +87,8 @@ pub struct Generation {
     held: HashSet<[u8; 32]>,
     expiries: Vec<Expiry>,
     warnings: Vec<String>,
+    refusals: Refusals,
+    digest: [u8; 32],
     trust: Arc<ClientTrust>,
     server_config: Arc<ServerConfig>,
     clock: Clock,
@@ -180,15 +183,32 @@ impl Generation {
             held,
             expiries,
             warnings,
+            refusals: Refusals::of(contents),
+            digest: contents.digest(),
             trust,
             server_config,
             clock: clock.clone(),
         })
     }
 
+    /// The same under the number that it got.
+    pub(super) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+
     /// Its number; higher is newer.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// SHA-256 over its files, keys apart.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// Blocks and lists, which hold on in whatever comes next.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// The identity the gateway shows its callers.
@@ -233,7 +253,8 @@ impl Generation {
 
     /// How many certificates a CA has revoked, by the CA's name; none for one without a list.
     pub fn revoked_by(&self, ca: &str) -> Option<usize> {
-        self.trust.cas().iter().find(|bound| *bound.name == *ca)?.crl.as_ref().map(Crl::len)
+        let bound = self.trust.cas().iter().find(|bound| *bound.name == *ca)?;
+        self.trust.crl(&bound.key_sha256).map(Crl::len)
     }
 
     /// Name and key hash of each CA of callers.
