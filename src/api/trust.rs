@@ -9,9 +9,8 @@ use tonic::{Request, Response, Status};
 use super::admin::{Operator, Role};
 use super::convert::timestamp;
 use crate::audit::{AdminEntry, Entry};
-use crate::catalog::Faults;
 use crate::certs::{
-    Act, Against, BlockWho, Custodian, Done, Followed, Generation, Keeper, Names, Place, Removed, Staging,
+    Act, ActError, BlockWho, Custodian, Done, Followed, Generation, Keeper, Names, Place, Removed, Staging,
 };
 use crate::clock::Timestamp;
 use crate::lookup::Gateway;
@@ -87,40 +86,28 @@ impl Trust {
     }
 }
 
-/// Counts and records what following the trust directory came to where nobody asked for it over the socket; first of
-/// all what serves now, for it may have been made while the gateway was down.
+/// Counts and records what following the trust directory came to where nobody asked for it over the socket.
 pub fn record_followed(gateway: Arc<Gateway>, keeper: Arc<Keeper>) -> impl FnMut(Followed) + Send {
-    let record = move |gateway: Arc<Gateway>, detail: String| {
-        tokio::spawn(async move {
-            let entry = AdminEntry { operator: "files".to_owned(), method: "trust directory".to_owned(), detail };
-            if let Err(error) = gateway.journal.append(Entry::Admin(entry)).await {
-                tracing::error!(%error, "a change of trust is not on record");
-            }
-        });
-    };
-    record(gateway.clone(), format!("at the start {}", told(&keeper.gate().current())));
     move |followed| {
         let detail = match &followed {
             Followed::Same => return,
             Followed::Activated { .. } => {
                 gateway.metrics.trust_reload(true);
-                format!("found on disk: {}", told(&keeper.gate().current()))
+                format!("found on disk, {}", keeper.gate().current().told())
             }
             Followed::Refused(why) => {
                 gateway.metrics.trust_reload(false);
                 format!("a generation found on disk is refused: {why}")
             }
         };
-        record(gateway.clone(), detail);
+        let gateway = gateway.clone();
+        tokio::spawn(async move {
+            let entry = AdminEntry { operator: "files".to_owned(), method: "trust directory".to_owned(), detail };
+            if let Err(error) = gateway.journal.append(Entry::Admin(entry)).await {
+                tracing::error!(%error, "a change of trust is not on record");
+            }
+        });
     }
-}
-
-/// Which generation serves, and who made it how.
-fn told(generation: &Generation) -> String {
-    let made = generation.manifest().made.as_ref();
-    let made =
-        made.map_or_else(|| "made by hand".to_owned(), |made| format!("{} by {} at {}", made.act, made.by, made.at));
-    format!("generation {} serves ({made}; SHA-256 {})", generation.number(), hex::encode(generation.digest()))
 }
 
 /// How the rotation of everything stands that is followed beside the generations.
@@ -191,10 +178,7 @@ fn running_state(keeper: &Keeper, started_at: Timestamp) -> pb::GetTrustResponse
 /// What a trust directory says, and `serving` if the gateway runs.
 pub fn state_on_disk(custodian: &Custodian<'_>, serving: Option<&Generation>) -> pb::GetTrustResponse {
     let store = custodian.store;
-    let served = |place: &Place| place.number.is_some() && place.number == serving.map(Generation::number);
     let (current, loaded) = match store.current() {
-        // It was validated before it served.
-        Ok(Some(place)) if served(&place) => (where_on_disk(&place, String::new()), None),
         Ok(Some(place)) => on_disk(&place, custodian),
         Ok(None) => (pb::OnDisk { error: "no generation is in force yet".to_owned(), ..pb::OnDisk::default() }, None),
         Err(error) => (pb::OnDisk { error: error.to_string(), ..pb::OnDisk::default() }, None),
@@ -226,16 +210,10 @@ pub fn state_on_disk(custodian: &Custodian<'_>, serving: Option<&Generation>) ->
 }
 
 fn on_disk(place: &Place, custodian: &Custodian<'_>) -> (pb::OnDisk, Option<Generation>) {
-    let loaded = place.read().and_then(|contents| {
-        let (terms, clock) = (custodian.terms, custodian.clock);
-        Generation::load(place.number.unwrap_or(0), &contents, &place.dir, terms, Against::Start, clock)
-    });
-    let error = loaded.as_ref().err().map(Faults::to_string).unwrap_or_default();
-    (where_on_disk(place, error), loaded.ok())
-}
-
-fn where_on_disk(place: &Place, error: String) -> pb::OnDisk {
-    pb::OnDisk { generation: place.number.unwrap_or(0), directory: place.dir.display().to_string(), error }
+    let loaded = custodian.check_current();
+    let error = loaded.as_ref().err().map(ActError::to_string).unwrap_or_default();
+    let directory = place.dir.display().to_string();
+    (pb::OnDisk { generation: place.number.unwrap_or(0), directory, error }, loaded.ok())
 }
 
 fn staged(place: &Place, custodian: &Custodian<'_>) -> pb::Staged {

@@ -3,6 +3,7 @@
 //! in.
 
 use std::fmt;
+use std::path::Path;
 
 use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_KEY, certificate_of};
 use super::gate::Gate;
@@ -215,6 +216,16 @@ impl Custodian<'_> {
         self.check(&contents).map(|generation| generation.warnings().to_vec())
     }
 
+    /// Validates what `current` leads to: beside a gateway against what serves, so that lists it has read already are not
+    /// read again.
+    pub fn check_current(&self) -> Result<Generation, ActError> {
+        let contents = self.in_force()?;
+        match self.gate {
+            Some(_) => self.check(&contents),
+            None => Ok(Generation::load(0, &contents, Path::new(""), self.terms, Against::Start, self.clock)?),
+        }
+    }
+
     fn request(&self, writing: &Writing<'_>, client: bool, names: &Names, again: bool) -> Result<Done, ActError> {
         let (certificate, key_file) = if client { (CLIENT, CLIENT_KEY) } else { (SERVER, SERVER_KEY) };
         if self.store.pending_key(key_file).is_some() && !again {
@@ -387,8 +398,7 @@ impl Custodian<'_> {
             Some(serving) => Against::serving(serving, &contents.manifest),
         };
         // Faults name the file alone: it is nowhere yet.
-        let nowhere = std::path::Path::new("");
-        Ok(Generation::load(0, contents, nowhere, self.terms, against, self.clock)?)
+        Ok(Generation::load(0, contents, Path::new(""), self.terms, against, self.clock)?)
     }
 
     /// What `current` leads to, with what refuses somebody in the gateway's memory and in newer generations.
@@ -453,7 +463,7 @@ fn refused(message: impl Into<String>) -> ActError {
 
 /// The certificates of a PEM text; none if it is not one.
 pub(super) fn certificates(text: &[u8]) -> Vec<rustls::pki_types::CertificateDer<'static>> {
-    material::certificates_in(text, std::path::Path::new(""), &mut Faults::default())
+    material::certificates_in(text, Path::new(""), &mut Faults::default())
 }
 
 /// What the certificate of a generation's client CA says.

@@ -252,6 +252,7 @@ impl ClientTrust {
         let caller = Caller::from_verified_leaf(der, &ca.departments, &self.trust_domain)?;
         let grounds = Grounds { ca: ca.key_sha256, fingerprint: ca.fingerprint, issued, leaf, until, removed: false };
         let now = Timestamp::from_secs(now.as_secs());
+        self.refuse(&grounds, caller.id())?;
         let valid_until = self.standing(ca, &grounds, caller.id(), now)?;
         Ok(Judged { caller, grounds, valid_until })
     }
@@ -268,8 +269,10 @@ impl ClientTrust {
             return Some(Err(refused));
         }
         let ca = self.cas.get(*self.by_fingerprint.get(&grounds.fingerprint)?)?;
-        let standing = self.standing(ca, grounds, id, now);
-        Some(if standing.is_ok() && now >= grounds.until { Err(ChainError::Expired.into()) } else { standing })
+        if now >= grounds.until {
+            return Some(Err(ChainError::Expired.into()));
+        }
+        Some(self.standing(ca, grounds, id, now))
     }
 
     /// Whether the operator or the CA, a former one included, refuses a caller.
@@ -283,9 +286,8 @@ impl ClientTrust {
         }
     }
 
-    /// What the CA and the operator say of a caller now, and until when that holds.
+    /// Whether the CA may speak for a caller now, and until when that holds.
     fn standing(&self, ca: &Bound, grounds: &Grounds, id: &SpiffeId, now: Timestamp) -> Result<Timestamp, JudgeError> {
-        self.refuse(grounds, id)?;
         if !ca.departments.contains(id.department()) {
             return Err(CallerError::NotOfThisAuthority { department: id.department().clone() }.into());
         }

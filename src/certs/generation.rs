@@ -201,9 +201,11 @@ impl Generation {
         self.number
     }
 
-    /// SHA-256 over its files, keys apart.
-    pub fn digest(&self) -> &[u8; 32] {
-        &self.digest
+    /// Which it is and who made it how, for the access log.
+    pub fn told(&self) -> String {
+        let made = self.manifest.made.as_ref();
+        let made = made.map_or_else(|| "made by hand".to_owned(), |made| format!("{} by {}", made.act, made.by));
+        format!("trust generation {}, {made}, SHA-256 {}", self.number, hex::encode(self.digest))
     }
 
     /// Blocks and lists, which hold on in whatever comes next.

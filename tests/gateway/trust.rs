@@ -327,15 +327,14 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
     trust(&place, &["block", "--san", id, "--remove"]);
     let server = place.start();
     assert_eq!(server.terminate(), Some(0));
-    let said: Vec<_> = place
-        .log()
-        .into_iter()
-        .filter_map(|entry| match entry.content {
-            Content::Entry(Entry::Admin(admin)) => Some(admin),
-            _ => None,
-        })
-        .collect();
-    let (found, said): (Vec<_>, Vec<_>) = said.into_iter().partition(|admin| admin.operator == "files");
+    let (mut said, mut starts) = (Vec::new(), Vec::new());
+    for entry in place.log() {
+        match entry.content {
+            Content::Entry(Entry::Admin(admin)) => said.push(admin),
+            Content::Entry(Entry::Start(start)) => starts.push(start.trust),
+            _ => {}
+        }
+    }
     let details: Vec<_> = said.iter().map(|admin| admin.detail.as_str()).collect();
     let removed = "client CA GA removed, drained, in use or not";
     assert_eq!(
@@ -354,10 +353,9 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
         ]
     );
     assert!(said.iter().all(|admin| admin.operator == "root (uid 0)"), "{said:?}");
-    let starts: Vec<_> = found.iter().map(|admin| admin.detail.as_str()).collect();
     assert_eq!(starts.len(), 2, "{starts:?}");
-    assert!(starts[0].starts_with("at the start generation 1 serves (made by hand; SHA-256 "), "{starts:?}");
-    let second = format!("at the start generation 5 serves (unblock: id {id} by root (uid 0) at ");
+    assert!(starts[0].starts_with("trust generation 1, "), "{starts:?}");
+    let second = format!("trust generation 5, unblock: id {id} by root (uid 0), SHA-256 ");
     assert!(starts[1].starts_with(&second), "{starts:?}");
 
     // An auditor may look and not touch.
