@@ -319,7 +319,8 @@ impl Custodian<'_> {
     fn candidate(&self) -> Result<Contents, ActError> {
         let staged = self.store.staged()?.ok_or_else(|| refused("nothing is staged; see `oncegate trust stage`"))?;
         let mut contents = staged.read()?;
-        if self.store.current()?.is_some() {
+        let first = matches!(self.store.current(), Ok(None)) && self.gate.is_none();
+        if !first {
             // Blocks taken back since it was staged are taken back.
             contents.manifest.blocked.clear();
             Refusals::of(&self.in_force()?).hold_in(&mut contents, self.clock.now());
@@ -401,13 +402,20 @@ impl Custodian<'_> {
         Ok(Generation::load(0, contents, Path::new(""), self.terms, against, self.clock)?)
     }
 
-    /// What `current` leads to, with what refuses somebody in the gateway's memory and in newer generations.
+    /// What `current` leads to, or what serves if that can't be read; with what refuses somebody in the gateway's memory
+    /// and in newer generations.
     fn in_force(&self) -> Result<Contents, ActError> {
-        let place = self.store.current()?;
-        let place = place.ok_or_else(|| refused("no generation is in force yet; stage one and activate it"))?;
-        let mut contents = place.read()?;
+        let read = |place: Place| Ok((place.number, place.read()?));
+        let found = self.store.current().map_err(ActError::from).and_then(|place| {
+            read(place.ok_or_else(|| refused("no generation is in force yet; stage one and activate it"))?)
+        });
+        let (number, mut contents) = found.or_else(|error| {
+            let serving = self.gate.map(|gate| gate.current().number());
+            let serving = serving.map(|number| Place { dir: self.store.generation(number), number: Some(number) });
+            serving.and_then(|place| read(place).ok()).ok_or(error)
+        })?;
         let now = self.clock.now();
-        let mut refusals = place.number.map(|number| Refusals::since(self.store, number, now)).unwrap_or_default();
+        let mut refusals = number.map(|number| Refusals::since(self.store, number, now)).unwrap_or_default();
         if let Some(gate) = self.gate {
             refusals.join(gate.current().refusals(), now);
         }

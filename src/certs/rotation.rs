@@ -453,6 +453,9 @@ async fn only_regular_files_are_read() {
     let Followed::Refused(why) = followed else { panic!("it serves") };
     assert!(why.contains("GA.crl: can't be read: it is no regular file"), "{why}");
     assert_eq!((keeper.number_on_disk(), keeper.refused().is_some()), (Some(number), true));
+    // Nor does it keep anybody from being blocked: what serves is the base then.
+    let told = act(&keeper, block("GA/household")).unwrap();
+    assert!(told.contains("generation 3 serves"), "{told}");
 }
 
 /// The state is told while a generation is being followed or an act is under way.
