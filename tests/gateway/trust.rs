@@ -197,6 +197,8 @@ async fn open_stream(channel: tonic::transport::Channel) -> JoinHandle<Instant> 
     let mut answers = client.server_reflection_info(asks).await.unwrap().into_inner();
     answers.message().await.unwrap().expect("a first answer");
     tokio::spawn(async move {
+        // Without it the connection might end before the stream.
+        let _client = client;
         let mut last = Instant::now();
         while let Ok(Some(_)) = answers.message().await {
             last = Instant::now();
@@ -287,8 +289,8 @@ async fn whoever_drains_is_out_within_a_second_when_blocked() {
     let place = place().await;
     let server = place.start();
     let channel = profile(&server.address, "GA", "household").client(Clock::system()).unwrap().channel;
-    let stream = open_stream(channel).await;
     trust(&place, &["stage", "--remove-client-ca", "GA", "--mode", "drain", "--force"]);
+    let stream = open_stream(channel).await;
     let said = trust(&place, &["activate"]);
     assert!(said.contains("1 drained, 0 cut"), "{said}");
     tokio::time::sleep(Duration::from_millis(500)).await;
