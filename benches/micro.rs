@@ -286,8 +286,12 @@ async fn log(dir: &TempDir, out: &Path) {
     ))
     .unwrap();
     config.queue = 65_536;
-    let start =
-        StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32], held: Vec::new() };
+    let start = StartInfo {
+        gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(),
+        policy: [0; 32],
+        trust: String::new(),
+        held: Vec::new(),
+    };
     let journal = Arc::new(Journal::open(&config, Clock::system(), start).unwrap());
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();

@@ -139,7 +139,12 @@ impl World {
 }
 
 fn start() -> StartInfo {
-    StartInfo { gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(), policy: [0; 32], held: Vec::new() }
+    StartInfo {
+        gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(),
+        policy: [0; 32],
+        trust: String::new(),
+        held: Vec::new(),
+    }
 }
 
 fn subject(world: &World) -> oncegate::catalog::Subject {

@@ -219,7 +219,8 @@ impl App {
         };
         let held = witness::held(&config.audit, &witnesses).await;
         let gateway_id = trust.generation.server_id().to_string();
-        let start = StartInfo { gateway: gateway_id, policy: *policy.hash().as_bytes(), held };
+        let policy_hash = *policy.hash().as_bytes();
+        let start = StartInfo { gateway: gateway_id, policy: policy_hash, trust: trust.generation.told(), held };
         let number = match current {
             Some(current) if current.record.hash == policy.hash().to_string() => current.number,
             Some(current) => return Err(altered(&current.dir, &policy).into()),

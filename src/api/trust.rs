@@ -9,9 +9,8 @@ use tonic::{Request, Response, Status};
 use super::admin::{Operator, Role};
 use super::convert::timestamp;
 use crate::audit::{AdminEntry, Entry};
-use crate::catalog::Faults;
 use crate::certs::{
-    Act, Against, BlockWho, Custodian, Done, Followed, Generation, Keeper, Names, Place, Removed, Staging,
+    Act, ActError, BlockWho, Custodian, Done, Followed, Generation, Keeper, Names, Place, Removed, Staging,
 };
 use crate::clock::Timestamp;
 use crate::lookup::Gateway;
@@ -57,7 +56,7 @@ impl TrustService for Trust {
         }
         let operator = request.extensions().get::<Operator>().map(ToString::to_string).unwrap_or_default();
         let act = act_of(request.into_inner()).ok_or_else(|| Status::invalid_argument("no act is given"))?;
-        let about = act.describe();
+        let (word, about) = (act.to_string(), act.describe());
         // On record before it is done; what can only refuse more callers is done even if the log can't be written.
         let recorded = self.record(&operator, about.clone()).await;
         if recorded.is_err() && !act.only_tightens() {
@@ -67,13 +66,11 @@ impl TrustService for Trust {
         let done = tokio::task::spawn_blocking(move || keeper.act(act, &by)).await;
         let done = done.map_err(|_| Status::internal("the act failed; see the log"))?;
         let ended = match &done {
-            Ok(done) => done.generation.map(|number| format!("{about}: done, generation {number}")),
-            Err(error) => Some(format!("{about}: not done: {error}")),
+            Ok(done) => format!("{word}: done: {}", done.outcome()),
+            Err(error) => format!("{about}: not done: {error}"),
         };
-        if let Some(ended) = ended {
-            // The act is done or not, recorded or not; a log that fails says so itself.
-            _ = self.record(&operator, ended).await;
-        }
+        // The act is done or not, recorded or not; a log that fails says so itself.
+        _ = self.record(&operator, ended).await;
         done.map(|done| Response::new(response_of(done)))
             .map_err(|error| Status::failed_precondition(error.to_string()))
     }
@@ -97,11 +94,9 @@ pub fn record_followed(gateway: Arc<Gateway>, keeper: Arc<Keeper>) -> impl FnMut
     move |followed| {
         let detail = match &followed {
             Followed::Same => return,
-            Followed::Activated { number, .. } => {
+            Followed::Activated { .. } => {
                 gateway.metrics.trust_reload(true);
-                let made = keeper.gate().current().manifest().made.clone();
-                let made = made.map_or_else(String::new, |made| format!("; {} by {}", made.act, made.by));
-                format!("generation {number} serves, found on disk{made}")
+                format!("found on disk, {}", keeper.gate().current().told())
             }
             Followed::Refused(why) => {
                 gateway.metrics.trust_reload(false);
@@ -218,11 +213,8 @@ pub fn state_on_disk(custodian: &Custodian<'_>, serving: Option<&Generation>) ->
 }
 
 fn on_disk(place: &Place, custodian: &Custodian<'_>) -> (pb::OnDisk, Option<Generation>) {
-    let loaded = place.read().and_then(|contents| {
-        let (terms, clock) = (custodian.terms, custodian.clock);
-        Generation::load(place.number.unwrap_or(0), &contents, &place.dir, terms, Against::Start, clock)
-    });
-    let error = loaded.as_ref().err().map(Faults::to_string).unwrap_or_default();
+    let loaded = custodian.check_current();
+    let error = loaded.as_ref().err().map(ActError::to_string).unwrap_or_default();
     let directory = place.dir.display().to_string();
     (pb::OnDisk { generation: place.number.unwrap_or(0), directory, error }, loaded.ok())
 }

@@ -270,6 +270,8 @@ pub struct StartEntry {
     pub policy: [u8; 32],
     /// Entries that recovery found. An unclean end shows in that no STOP stands before.
     pub recovered: u64,
+    /// The trust generation that serves, in words.
+    pub trust: String,
 }
 
 /// The gateway ended in order.

@@ -439,6 +439,7 @@ impl Writer {
             gateway: info.gateway,
             policy: info.policy,
             recovered: tail.next,
+            trust: info.trust,
         });
         let plain = |entry| {
             let (kind, body) = entry::encode(entry);

@@ -80,6 +80,8 @@ pub struct StartInfo {
     pub gateway: String,
     /// Hash of the policy generation that serves.
     pub policy: [u8; 32],
+    /// The trust generation that serves, and who made it how, in words.
+    pub trust: String,
     /// Trees of this log that others hold, witnesses above all: a log that does not contain them is not continued.
     pub held: Vec<Tree>,
 }

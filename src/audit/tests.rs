@@ -102,7 +102,12 @@ fn recover(dir: &Path) -> Result<Tail, RecoverError> {
 }
 
 fn start() -> StartInfo {
-    StartInfo { gateway: "spiffe://heshan.gov.example/ZS/gateway-1".into(), policy: [7; 32], held: Vec::new() }
+    StartInfo {
+        gateway: "spiffe://heshan.gov.example/ZS/gateway-1".into(),
+        policy: [7; 32],
+        trust: "generation 1".into(),
+        held: Vec::new(),
+    }
 }
 
 fn caller() -> SpiffeId {

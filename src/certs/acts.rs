@@ -3,18 +3,20 @@
 //! in.
 
 use std::fmt;
+use std::path::Path;
 
-use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_KEY, certificate_of, crl_of};
-use super::crl::Crl;
+use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_KEY, certificate_of};
 use super::gate::Gate;
 use super::generation::{Against, Generation, Terms};
 use super::manifest::{Blocked, Made, Removed};
 use super::material::{self, Facts};
+use super::refusals::Refusals;
 use super::request::{self, Names};
 use super::staging::Staging;
-use super::store::{Store, StoreError, Writing};
+use super::store::{Place, Store, StoreError, Writing};
 use crate::catalog::Faults;
 use crate::clock::Clock;
+use crate::ids::SpiffeId;
 
 /// An act of an operator.
 #[derive(Debug)]
@@ -61,12 +63,21 @@ pub struct BlockWho {
 /// What an act did.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// In words, a line each.
+    /// In words, a line each; the first says what changed.
     pub lines: Vec<String>,
     /// The generation that it put in force, on disk.
     pub generation: Option<u64>,
     /// The certificate request, PEM.
     pub request: Option<String>,
+    /// That generation, validated.
+    pub(super) validated: Option<Generation>,
+}
+
+impl Done {
+    /// What changed, for the access log.
+    pub fn outcome(&self) -> &str {
+        self.lines.first().map_or("", String::as_str)
+    }
 }
 
 /// Why an act was not done. Nothing has changed.
@@ -171,7 +182,7 @@ impl Custodian<'_> {
             }
             Act::Block(who) => {
                 let mut contents = self.in_force()?;
-                let blocked = self.blocked(&who, &contents, by)?;
+                let blocked = self.blocked(&self.whole(who, &contents)?, &contents, by)?;
                 if !contents.manifest.blocked.iter().any(|other| other.same_as(&blocked)) {
                     contents.manifest.blocked.push(blocked);
                 }
@@ -179,10 +190,15 @@ impl Custodian<'_> {
             }
             Act::Unblock(who) => {
                 let mut contents = self.in_force()?;
-                let blocked = self.blocked(&who, &contents, by)?;
-                let before = contents.manifest.blocked.len();
-                contents.manifest.blocked.retain(|other| !other.same_as(&blocked));
-                if contents.manifest.blocked.len() == before {
+                let mut meant = vec![self.blocked(&who, &contents, by)?];
+                if let Ok(whole) = self.whole(who.clone(), &contents) {
+                    meant.push(self.blocked(&whole, &contents, by)?);
+                }
+                let (gone, stay) = std::mem::take(&mut contents.manifest.blocked)
+                    .into_iter()
+                    .partition(|one| meant.iter().any(|other| other.same_as(one)));
+                (contents.manifest.unblocked, contents.manifest.blocked) = (gone, stay);
+                if contents.manifest.unblocked.is_empty() {
                     return Err(refused(format!("nothing is blocked by {who}; see `oncegate trust status`")));
                 }
                 self.put_in_force(&writing, contents, &about, by, None)
@@ -198,6 +214,16 @@ impl Custodian<'_> {
     pub fn check_staged(&self) -> Result<Vec<String>, ActError> {
         let contents = self.candidate()?;
         self.check(&contents).map(|generation| generation.warnings().to_vec())
+    }
+
+    /// Validates what `current` leads to: beside a gateway against what serves, so that lists it has read already are not
+    /// read again.
+    pub fn check_current(&self) -> Result<Generation, ActError> {
+        let contents = self.in_force()?;
+        match self.gate {
+            Some(_) => self.check(&contents),
+            None => Ok(Generation::load(0, &contents, Path::new(""), self.terms, Against::Start, self.clock)?),
+        }
     }
 
     fn request(&self, writing: &Writing<'_>, client: bool, names: &Names, again: bool) -> Result<Done, ActError> {
@@ -232,13 +258,16 @@ impl Custodian<'_> {
         if staged.is_none() {
             (contents.manifest.removed, contents.manifest.made) = (Removed::Kill, None);
         }
+        // What comes next is no return to an older one, though it is made of one that was.
+        contents.manifest.rollback_to = None;
         staging.find_keys(&contents, |file| self.store.pending_key(file)).map_err(refused)?;
-        let mut lines = self.may_remove(&staging, &contents)?;
+        let notes = self.may_remove(&staging, &contents)?;
         let changed = staging.apply(&mut contents, self.clock.now())?;
         let before = contents.manifest.made.take().map(|made| format!("{}; ", made.act)).unwrap_or_default();
         contents.manifest.made = Some(self.made(&format!("{before}{changed}"), by));
         writing.stage(&contents, self.clock)?;
-        lines.push(format!("staged: {changed}"));
+        let mut lines = vec![format!("staged: {changed}")];
+        lines.extend(notes);
         match self.check_staged() {
             Ok(warnings) => {
                 lines.extend(warnings.into_iter().map(|warning| format!("warning: {warning}")));
@@ -290,28 +319,45 @@ impl Custodian<'_> {
     fn candidate(&self) -> Result<Contents, ActError> {
         let staged = self.store.staged()?.ok_or_else(|| refused("nothing is staged; see `oncegate trust stage`"))?;
         let mut contents = staged.read()?;
-        if self.store.current()?.is_some() {
-            self.carry_over(&mut contents, &self.in_force()?);
+        let first = matches!(self.store.current(), Ok(None)) && self.gate.is_none();
+        if !first {
+            // Blocks taken back since it was staged are taken back.
+            contents.manifest.blocked.clear();
+            Refusals::of(&self.in_force()?).hold_in(&mut contents, self.clock.now());
         }
         Ok(contents)
     }
 
     fn roll_back(&self, writing: &Writing<'_>, number: Option<u64>, by: &str) -> Result<Done, ActError> {
-        let current = self.store.current()?.and_then(|place| place.number);
+        // `current` may lead nowhere: then the gateway knows what it was, or the operator says where to go.
+        let current = self.store.current().ok().flatten().and_then(|place| place.number);
+        let current = current.or_else(|| self.gate.map(|gate| gate.current().number()));
         let mut older = self.store.numbers().into_iter().filter(|number| Some(*number) < current);
-        let number = number.or_else(|| older.next_back()).ok_or_else(|| refused("there is no generation before"))?;
-        let dir = self.store.generation(number);
-        let mut faults = Faults::default();
-        let mut contents = Contents::read(&dir, &mut faults).ok_or(ActError::Invalid(faults))?;
-        // The gateway goes on even if what is in force can't be read any more.
+        let number = number.or_else(|| older.next_back()).ok_or_else(|| {
+            refused("there is no generation before; see `oncegate trust history`, and name the one to go back to")
+        })?;
+        let place = Place { dir: self.store.generation(number), number: Some(number) };
+        let mut contents = place.read()?;
+        let now = self.clock.now();
+        let mut refusals = Refusals::since(self.store, number, now);
+        // What is in force may be unreadable: then the gateway's memory and the readable generations tell what holds on.
         let in_force = self.in_force();
-        if let Ok(in_force) = &in_force {
-            self.carry_over(&mut contents, in_force);
+        match (&in_force, self.gate) {
+            (Ok(in_force), _) => {
+                contents.manifest.blocked.clear();
+                refusals.blocked.clear();
+                refusals.join(&Refusals::of(in_force), now);
+            }
+            (Err(_), Some(gate)) => refusals.join(gate.current().refusals(), now),
+            (Err(_), None) => {}
         }
+        contents.manifest.unblocked.clear();
+        refusals.hold_in(&mut contents, now);
         let act = format!("rollback: to generation {number}");
         let mut done = self.put_in_force(writing, contents, &act, by, Some(number))?;
         if in_force.is_err() {
-            done.lines.push("what was in force can't be read: blocks and lists are those of the older one".to_owned());
+            let what = "what was in force can't be read: blocks and lists of all that can be read hold on";
+            done.lines.push(what.to_owned());
         }
         Ok(done)
     }
@@ -331,7 +377,7 @@ impl Custodian<'_> {
         let warnings = generation.warnings().iter().map(|warning| format!("warning: {warning}"));
         let mut lines = vec![format!("generation {number}: {act}")];
         lines.extend(warnings);
-        Ok(Done { lines, generation: Some(number), request: None })
+        Ok(Done { lines, generation: Some(number), request: None, validated: Some(generation.numbered(number)) })
     }
 
     fn check(&self, contents: &Contents) -> Result<Generation, ActError> {
@@ -347,30 +393,53 @@ impl Custodian<'_> {
                 .map(std::sync::Arc::new),
         };
         let against = match &serving {
+            // Back to where it was good: what has expired since keeps nobody from that.
+            None if contents.manifest.rollback_to.is_some() => Against::Start,
             None => Against::Nothing,
             Some(serving) => Against::serving(serving, &contents.manifest),
         };
         // Faults name the file alone: it is nowhere yet.
-        let nowhere = std::path::Path::new("");
-        Ok(Generation::load(0, contents, nowhere, self.terms, against, self.clock)?)
+        Ok(Generation::load(0, contents, Path::new(""), self.terms, against, self.clock)?)
     }
 
+    /// What `current` leads to, or what serves if that can't be read; with what refuses somebody in the gateway's memory
+    /// and in newer generations.
     fn in_force(&self) -> Result<Contents, ActError> {
-        let place = self.store.current()?;
-        Ok(place.ok_or_else(|| refused("no generation is in force yet; stage one and activate it"))?.read()?)
+        let read = |place: Place| Ok((place.number, place.read()?));
+        let found = self.store.current().map_err(ActError::from).and_then(|place| {
+            read(place.ok_or_else(|| refused("no generation is in force yet; stage one and activate it"))?)
+        });
+        let (number, mut contents) = found.or_else(|error| {
+            let serving = self.gate.map(|gate| gate.current().number());
+            let serving = serving.map(|number| Place { dir: self.store.generation(number), number: Some(number) });
+            serving.and_then(|place| read(place).ok()).ok_or(error)
+        })?;
+        let now = self.clock.now();
+        let mut refusals = number.map(|number| Refusals::since(self.store, number, now)).unwrap_or_default();
+        if let Some(gate) = self.gate {
+            refusals.join(gate.current().refusals(), now);
+        }
+        contents.manifest.unblocked.clear();
+        refusals.hold_in(&mut contents, now);
+        Ok(contents)
     }
 
-    fn carry_over(&self, contents: &mut Contents, in_force: &Contents) {
-        contents.manifest.blocked.clone_from(&in_force.manifest.blocked);
-        for ca in contents.manifest.client_cas.clone() {
-            let Some(facts) = facts_of(contents, &ca.name) else { continue };
-            let same = in_force.manifest.client_cas.iter().find(|other| {
-                facts_of(in_force, &other.name).is_some_and(|other| other.key_sha256 == facts.key_sha256)
-            });
-            let Some(carried) = same.and_then(|other| in_force.file(&crl_of(&other.name))) else { continue };
-            let number = |bytes: Option<&[u8]>| Some(Crl::read(bytes?, &facts, self.clock.now()).ok()?.number);
-            if number(Some(carried)) >= number(contents.file(&crl_of(&ca.name))) {
-                contents.set(crl_of(&ca.name), Some(carried.to_vec()));
+    /// Serial numbers are a CA's: it must be named unless there is only one.
+    fn whole(&self, who: BlockWho, contents: &Contents) -> Result<BlockWho, ActError> {
+        let foreign = |id: &SpiffeId| id.trust_domain() != self.terms.trust_domain;
+        if who.id.parse().as_ref().is_ok_and(foreign) {
+            let domain = &self.terms.trust_domain;
+            return Err(refused(format!("{} is not of the trust domain {domain}", who.id.escape_debug())));
+        }
+        if who.serial.is_empty() || !who.ca.is_empty() || !who.id.is_empty() {
+            return Ok(who);
+        }
+        match contents.manifest.client_cas.as_slice() {
+            [one] => Ok(BlockWho { ca: one.name.clone(), ..who }),
+            several => {
+                let names: Vec<_> = several.iter().map(|ca| ca.name.as_str()).collect();
+                let what = format!("a serial number is one CA's: say which with --ca ({})", names.join(", "));
+                Err(refused(what))
             }
         }
     }
@@ -400,8 +469,9 @@ fn refused(message: impl Into<String>) -> ActError {
     ActError::Refused(message.into())
 }
 
-fn certificates(text: &[u8]) -> Vec<rustls::pki_types::CertificateDer<'static>> {
-    material::certificates_in(text, std::path::Path::new(""), &mut Faults::default())
+/// The certificates of a PEM text; none if it is not one.
+pub(super) fn certificates(text: &[u8]) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    material::certificates_in(text, Path::new(""), &mut Faults::default())
 }
 
 /// What the certificate of a generation's client CA says.

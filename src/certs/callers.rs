@@ -12,9 +12,10 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
+use super::acts::certificates;
 use super::chains::{self, Authorities, CLIENT_AUTH, ChainError, Proved};
-use super::contents::{Contents, certificate_of, crl_of};
-use super::crl::{Crl, Serial};
+use super::contents::{Contents, certificate_of, crl_of, former_of, is_key_hash};
+use super::crl::{self, Crl, Serial};
 use super::generation::{Check, Expires};
 use super::manifest::{Block, ClientCa, MANIFEST, is_ca_name};
 use super::material::{self, Facts};
@@ -28,6 +29,8 @@ pub(super) struct ClientTrust {
     /// Parallel to the roots.
     cas: Vec<Bound>,
     by_fingerprint: HashMap<[u8; 32], usize>,
+    /// What each CA has revoked, former ones included, by its key.
+    lists: HashMap<[u8; 32], Listed>,
     blocks: Blocks,
     hints: Vec<DistinguishedName>,
     trust_domain: Arc<str>,
@@ -39,9 +42,14 @@ pub(super) struct ClientTrust {
 pub(super) struct Bound {
     pub(super) name: Arc<str>,
     pub(super) key_sha256: [u8; 32],
-    pub(super) crl: Option<Crl>,
     departments: Vec<DepartmentCode>,
     /// Of what a chain to this CA is built by: its certificate.
+    fingerprint: [u8; 32],
+}
+
+/// A list and the certificate of the CA that it was checked by.
+struct Listed {
+    crl: Arc<Crl>,
     fingerprint: [u8; 32],
 }
 
@@ -65,6 +73,15 @@ pub(super) struct Grounds {
     issued: Serial,
     leaf: Serial,
     until: Timestamp,
+    /// Its CA was removed, and the connection is drained for it.
+    pub(super) removed: bool,
+}
+
+impl Grounds {
+    /// The same of a CA that was removed, or is there.
+    pub(super) fn with_removed(self, removed: bool) -> Self {
+        Self { removed, ..self }
+    }
 }
 
 /// A caller, why it is believed, and until when.
@@ -83,6 +100,7 @@ impl ClientTrust {
             authorities: Authorities::new(),
             cas: Vec::new(),
             by_fingerprint: HashMap::new(),
+            lists: HashMap::new(),
             blocks: Blocks::default(),
             hints: Vec::new(),
             trust_domain: terms.trust_domain.as_str().into(),
@@ -96,11 +114,17 @@ impl ClientTrust {
         for ca in &contents.manifest.client_cas {
             trust.add(ca, contents, &manifest, check);
         }
+        for key in &contents.manifest.former_cas {
+            trust.add_former(key, contents, &manifest, check);
+        }
         for blocked in &contents.manifest.blocked {
             match blocked.parse() {
                 Ok(block) => trust.blocks.add(block),
                 Err(message) => check.faults.of(&manifest, message),
             }
+        }
+        for message in contents.manifest.unblocked.iter().filter_map(|blocked| blocked.parse().err()) {
+            check.faults.of(&manifest, message);
         }
         trust.hints = trust.authorities.hints();
         trust
@@ -124,17 +148,50 @@ impl ClientTrust {
         let certificate_sha256 = material::sha256(&der);
         let Some(facts) = self.authorities.add(der, "", &file, check.faults) else { return };
         check.dates(&facts, certificate_sha256, &file, "", Expires::ClientCa(ca.name.clone()));
-        let crl = self.crl(ca, &facts, contents, check);
+        if let Some(crl) = self.list(&ca.name, &facts, certificate_sha256, contents, check) {
+            check.crl_date(&crl, &check.path(&crl_of(&ca.name)), &ca.name);
+        }
         self.by_fingerprint.insert(certificate_sha256, self.cas.len());
         let name = ca.name.as_str().into();
         let key_sha256 = facts.key_sha256;
-        self.cas.push(Bound { name, key_sha256, crl, departments, fingerprint: certificate_sha256 });
+        self.cas.push(Bound { name, key_sha256, departments, fingerprint: certificate_sha256 });
     }
 
-    fn crl(&self, ca: &ClientCa, facts: &Facts, contents: &Contents, check: &mut Check<'_>) -> Option<Crl> {
-        let file = check.path(&crl_of(&ca.name));
-        let before = check.serving.and_then(|serving| serving.trust().by_key(&facts.key_sha256)?.crl.as_ref());
-        let Some(bytes) = contents.file(&crl_of(&ca.name)) else {
+    /// The list of a CA that is believed no more. Its dates don't matter: whoever is on it stays refused.
+    fn add_former(&mut self, key: &str, contents: &Contents, manifest: &Path, check: &mut Check<'_>) {
+        if !is_key_hash(key) {
+            let why = "is no SHA-256 in 64 lower-case hexadecimal digits";
+            return check.faults.of(manifest, format!("former CA `{}` {why}", key.escape_debug()));
+        }
+        let name = former_of(key);
+        let der = contents.file(&certificate_of(&name)).and_then(|text| certificates(text).into_iter().next());
+        let facts = der.as_ref().and_then(|der| Facts::of(der)).filter(|facts| hex::encode(facts.key_sha256) == *key);
+        let (Some(der), Some(facts)) = (der, facts) else {
+            let file = check.path(&certificate_of(&name));
+            return check.faults.of(&file, "is missing, or is not the certificate of this key");
+        };
+        if self.by_key(&facts.key_sha256).is_some() {
+            return check.faults.of(manifest, format!("former CA {key} is a client CA"));
+        }
+        if contents.file(&crl_of(&name)).is_none() {
+            let file = check.path(&crl_of(&name));
+            return check.faults.of(&file, "is missing");
+        }
+        self.list(&name, &facts, material::sha256(&der), contents, check);
+    }
+
+    /// Reads the list of the CA called `name`.
+    fn list(
+        &mut self,
+        name: &str,
+        facts: &Facts,
+        fingerprint: [u8; 32],
+        contents: &Contents,
+        check: &mut Check<'_>,
+    ) -> Option<Arc<Crl>> {
+        let file = check.path(&crl_of(name));
+        let before = check.serving.and_then(|serving| serving.trust().lists.get(&facts.key_sha256));
+        let Some(bytes) = contents.file(&crl_of(name)) else {
             if before.is_some() {
                 check.faults.of(&file, "is missing; the generation that serves has this CA's revocation list");
             } else if self.require_crls {
@@ -142,18 +199,30 @@ impl ClientTrust {
             }
             return None;
         };
-        let crl = match Crl::read(bytes, facts, check.now) {
+        // The very list that serves was read and checked already.
+        let same = |before: &&Listed| {
+            before.fingerprint == fingerprint
+                && crl::der(bytes).is_some_and(|der| material::sha256(&der) == before.crl.sha256)
+        };
+        let crl = match before
+            .filter(same)
+            .map_or_else(|| Crl::read(bytes, facts, check.now).map(Arc::new), |before| Ok(before.crl.clone()))
+        {
             Ok(crl) => crl,
             Err(message) => {
                 check.faults.of(&file, message);
                 return None;
             }
         };
-        if let Some(before) = before.filter(|before| before.number > crl.number) {
+        if let Some(Listed { crl: before, .. }) = before {
             let (new, old) = (crl.number, before.number);
-            check.faults.of(&file, format!("is number {new}; number {old} serves, and numbers never fall"));
+            if new < old {
+                check.faults.of(&file, format!("is number {new}; number {old} serves, and numbers never fall"));
+            } else if new == old && crl.sha256 != before.sha256 {
+                check.faults.of(&file, format!("is another list than the one of the same number {new} that serves"));
+            }
         }
-        check.crl_date(&crl, &file, &ca.name);
+        self.lists.insert(facts.key_sha256, Listed { crl: crl.clone(), fingerprint });
         Some(crl)
     }
 
@@ -167,6 +236,11 @@ impl ClientTrust {
         self.cas.iter().find(|ca| ca.key_sha256 == *key_sha256)
     }
 
+    /// What the CA with this key has revoked.
+    pub(super) fn crl(&self, key_sha256: &[u8; 32]) -> Option<&Crl> {
+        Some(&self.lists.get(key_sha256)?.crl)
+    }
+
     /// The caller a chain proves.
     pub(super) fn judge(&self, certs: &[CertificateDer<'_>], now: UnixTime) -> Result<Judged, JudgeError> {
         let Proved { root, until, issued, leaf, direct } = self.authorities.verify(certs, CLIENT_AUTH, now)?;
@@ -176,8 +250,9 @@ impl ClientTrust {
         }
         let der = certs.first().ok_or(ChainError::NoCertificate)?;
         let caller = Caller::from_verified_leaf(der, &ca.departments, &self.trust_domain)?;
-        let grounds = Grounds { ca: ca.key_sha256, fingerprint: ca.fingerprint, issued, leaf, until };
+        let grounds = Grounds { ca: ca.key_sha256, fingerprint: ca.fingerprint, issued, leaf, until, removed: false };
         let now = Timestamp::from_secs(now.as_secs());
+        self.refuse(&grounds, caller.id())?;
         let valid_until = self.standing(ca, &grounds, caller.id(), now)?;
         Ok(Judged { caller, grounds, valid_until })
     }
@@ -189,6 +264,10 @@ impl ClientTrust {
         id: &SpiffeId,
         now: Timestamp,
     ) -> Option<Result<Timestamp, JudgeError>> {
+        // First what outlives the CA and the certificate: whoever is refused is cut, even if it is being drained.
+        if let Err(refused) = self.refuse(grounds, id) {
+            return Some(Err(refused));
+        }
         let ca = self.cas.get(*self.by_fingerprint.get(&grounds.fingerprint)?)?;
         if now >= grounds.until {
             return Some(Err(ChainError::Expired.into()));
@@ -196,18 +275,23 @@ impl ClientTrust {
         Some(self.standing(ca, grounds, id, now))
     }
 
-    /// What the CA and the operator say of a caller now, and until when that holds.
-    fn standing(&self, ca: &Bound, grounds: &Grounds, id: &SpiffeId, now: Timestamp) -> Result<Timestamp, JudgeError> {
-        if self.blocks.has(ca, grounds.leaf, id) {
+    /// Whether the operator or the CA, a former one included, refuses a caller.
+    fn refuse(&self, grounds: &Grounds, id: &SpiffeId) -> Result<(), JudgeError> {
+        if self.blocks.has(&grounds.ca, grounds.leaf, id) {
             return Err(JudgeError::Blocked);
         }
+        match self.crl(&grounds.ca) {
+            Some(crl) if crl.has(grounds.issued) => Err(JudgeError::Revoked),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the CA may speak for a caller now, and until when that holds.
+    fn standing(&self, ca: &Bound, grounds: &Grounds, id: &SpiffeId, now: Timestamp) -> Result<Timestamp, JudgeError> {
         if !ca.departments.contains(id.department()) {
             return Err(CallerError::NotOfThisAuthority { department: id.department().clone() }.into());
         }
-        let Some(crl) = &ca.crl else { return Ok(grounds.until) };
-        if crl.has(grounds.issued) {
-            return Err(JudgeError::Revoked);
-        }
+        let Some(crl) = self.crl(&ca.key_sha256) else { return Ok(grounds.until) };
         let fresh_until = crl.next_update.plus(self.crl_grace);
         if now >= fresh_until { Err(JudgeError::ListOverdue) } else { Ok(grounds.until.min(fresh_until)) }
     }
@@ -223,16 +307,13 @@ impl Blocks {
         }
     }
 
-    fn has(&self, ca: &Bound, leaf: Serial, id: &SpiffeId) -> bool {
+    fn has(&self, ca: &[u8; 32], leaf: Serial, id: &SpiffeId) -> bool {
         let fits = |block: &Block| {
             block.id.as_ref().is_none_or(|blocked| blocked == id)
                 && block.serial.is_none_or(|blocked| blocked == leaf)
-                && block.ca.is_none_or(|blocked| blocked == ca.key_sha256)
+                && block.ca.is_none_or(|blocked| blocked == *ca)
         };
-        self.ids.contains(id)
-            || self.cas.contains(&ca.key_sha256)
-            || self.serials.contains(&leaf)
-            || self.others.iter().any(fits)
+        self.ids.contains(id) || self.cas.contains(ca) || self.serials.contains(&leaf) || self.others.iter().any(fits)
     }
 }
 
@@ -278,10 +359,11 @@ impl From<JudgeError> for rustls::Error {
     fn from(error: JudgeError) -> Self {
         match error {
             JudgeError::Chain(error) => error.into(),
-            // A peer who is blocked here is told no more than one whom its CA revoked.
-            JudgeError::Revoked | JudgeError::Blocked => CertificateError::Revoked.into(),
-            JudgeError::Caller(error) => chains::refused(error),
-            JudgeError::ListOverdue | JudgeError::Intermediate => chains::refused(error),
+            JudgeError::Revoked => CertificateError::Revoked.into(),
+            // The alert that says least: a peer is not told that it is blocked here.
+            JudgeError::Blocked | JudgeError::Caller(_) | JudgeError::ListOverdue | JudgeError::Intermediate => {
+                chains::refused(error)
+            }
         }
     }
 }

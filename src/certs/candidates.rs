@@ -138,7 +138,8 @@ fn a_revocation_list_that_can_not_be_relied_on_is_refused() {
         (pki.wj.crl(2, &[], DAY), "GA.crl: is the list of another CA"),
         // rustls itself would load this one, and then refuse every client of the CA.
         (Ca::new("GA").crl(2, &[], DAY), "GA.crl: is not signed by its CA's key"),
-        (partitioned, "GA.crl: has a critical extension"),
+        (partitioned, "GA.crl: is a delta, indirect or partitioned list"),
+        (pki.ga.crl(1, &[7], 60 * DAY), "GA.crl: is another list than the one of the same number 01 that serves"),
         (tomorrow, "GA.crl: is of the future"),
         (overdue, "GA.crl: was due for renewal (nextUpdate) at 2026-05-30"),
         (pki.ga.crl(0, &[], DAY), "GA.crl: is number 00; number 01 serves, and numbers never fall"),
@@ -155,6 +156,23 @@ fn a_revocation_list_that_can_not_be_relied_on_is_refused() {
         contents.set("GA.crl", Some(text.into()));
     };
     assert_eq!(told(&pki, pem), "nothing", "PEM is as good as DER");
+}
+
+/// A delta, a partition, an entry of another CA: the standard wants them marked critical, but a CA may forget to.
+#[test]
+fn a_list_that_is_not_all_of_its_cas_is_refused_marked_or_not() {
+    let pki = Pki::new();
+    for (oid, within) in [(27, "list"), (28, "list"), (29, "entry")] {
+        for critical in [true, false] {
+            let list = pki.ga.odd_crl(2, oid, critical, within == "entry");
+            let told = told(&pki, |contents| contents.set("GA.crl", Some(list)));
+            let due =
+                if within == "entry" { "has an entry of another CA" } else { "is a delta, indirect or partitioned" };
+            assert!(told.contains(due), "{oid} {critical}: {told}");
+        }
+    }
+    let plain = pki.ga.odd_crl(2, 60, false, false);
+    assert_eq!(told(&pki, |contents| contents.set("GA.crl", Some(plain))), "nothing", "others are harmless");
 }
 
 #[test]

@@ -137,11 +137,9 @@ impl Connection {
         self.grounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes a judgement by `generation`; without grounds those from before stand.
-    pub(super) fn stamp(&self, generation: u64, valid_until: Timestamp, grounds: Option<Grounds>) {
-        if let Some(grounds) = grounds {
-            *self.grounds.lock().unwrap_or_else(PoisonError::into_inner) = grounds;
-        }
+    /// Notes a judgement by `generation`.
+    pub(super) fn stamp(&self, generation: u64, valid_until: Timestamp, grounds: Grounds) {
+        *self.grounds.lock().unwrap_or_else(PoisonError::into_inner) = grounds;
         self.valid_until.store(valid_until.as_micros(), Ordering::Release);
         self.generation.store(generation, Ordering::Release);
     }

@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::manifest::{MANIFEST, Manifest, is_ca_name};
+use super::material;
 use crate::catalog::Faults;
 
 /// The server's leaf, then its intermediates.
@@ -83,11 +87,23 @@ impl Contents {
         files.map(|(name, bytes)| (name.clone(), bytes.as_slice(), has_extension(name, "key"))).collect()
     }
 
+    /// SHA-256 over the lines that `sha256sum` prints of files and manifest, keys apart.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let manifest = self.manifest.to_text().unwrap_or_default();
+        let files = self.to_write().into_iter().filter(|(.., private)| !private);
+        let files = files.map(|(name, bytes, _)| (name, material::sha256(bytes)));
+        let all = files.chain([(MANIFEST.to_owned(), material::sha256(manifest.as_bytes()))]);
+        let lines: Vec<_> = all.map(|(name, hash)| format!("{}  {name}\n", hex::encode(hash))).collect();
+        material::sha256(lines.concat().as_bytes())
+    }
+
     /// Names of the files that belong to it, present or not. A CA with a name that can't be a file's has none.
     fn names(&self) -> Vec<String> {
         let own = [SERVER, SERVER_KEY, SERVER_CA, CLIENT, CLIENT_KEY].map(str::to_owned);
         let cas = self.manifest.client_cas.iter().filter(|ca| is_ca_name(&ca.name));
-        own.into_iter().chain(cas.flat_map(|ca| [certificate_of(&ca.name), crl_of(&ca.name)])).collect()
+        let former = self.manifest.former_cas.iter().filter(|key| is_key_hash(key)).map(|key| former_of(key));
+        let cas = cas.map(|ca| ca.name.clone()).chain(former);
+        own.into_iter().chain(cas.flat_map(|name| [certificate_of(&name), crl_of(&name)])).collect()
     }
 }
 
@@ -112,11 +128,25 @@ pub(super) fn crl_of(ca: &str) -> String {
     format!("{ca}.crl")
 }
 
-/// A whole file of at most `most` bytes.
+/// Name of the files of a CA that is believed no more, by its key's hash. No CA may be called so: it is too long.
+pub(super) fn former_of(key_sha256: &str) -> String {
+    format!("former-{key_sha256}")
+}
+
+/// A SHA-256 in lower-case hexadecimal.
+pub(super) fn is_key_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A whole regular file of at most `most` bytes. Anything else is not even waited for.
 pub(super) fn read_bounded(file: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, String> {
     let read = || -> io::Result<Zeroizing<Vec<u8>>> {
         let mut text = Zeroizing::new(Vec::new());
-        std::fs::File::open(file)?.take(most + 1).read_to_end(&mut text)?;
+        let open = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(file)?;
+        if !open.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        open.take(most + 1).read_to_end(&mut text)?;
         Ok(text)
     };
     match read() {

@@ -81,8 +81,10 @@ impl Crl {
         if !ca.may_sign_crls {
             return Err("is of a CA whose key usage does not allow to sign revocation lists");
         }
-        if has_critical(list.extensions()) {
-            return Err("has a critical extension (a delta, indirect or partitioned list), which would be misread");
+        if !is_plain(list.extensions()) {
+            return Err(
+                "is a delta, indirect or partitioned list, or has another critical extension, and would be misread",
+            );
         }
         if !is_signed_by(&der, ca) {
             return Err("is not signed by its CA's key");
@@ -97,8 +99,8 @@ impl Crl {
         let next_update = seconds(list.next_update().ok_or("has no nextUpdate")?.timestamp());
         let mut revoked = HashSet::with_capacity(list.tbs_cert_list.revoked_certificates.len());
         for entry in list.iter_revoked_certificates() {
-            if has_critical(entry.extensions()) {
-                return Err("has an entry with a critical extension, which would be misread");
+            if !is_plain(entry.extensions()) {
+                return Err("has an entry of another CA or with another critical extension, which would be misread");
             }
             revoked.insert(Serial::from_der(entry.raw_serial()).ok_or("has a serial number of more than 20 bytes")?);
         }
@@ -116,7 +118,8 @@ impl Crl {
     }
 }
 
-fn der(file: &[u8]) -> Option<Vec<u8>> {
+/// The DER of a list given so or in PEM.
+pub(super) fn der(file: &[u8]) -> Option<Vec<u8>> {
     // DER of a CRL begins with a SEQUENCE; PEM is text.
     if file.first() == Some(&0x30) {
         return Some(file.to_vec());
@@ -128,8 +131,14 @@ fn der(file: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-fn has_critical(extensions: &[X509Extension<'_>]) -> bool {
-    extensions.iter().any(|extension| extension.critical)
+/// In DER: `deltaCRLIndicator`, `issuingDistributionPoint` and `certificateIssuer` (RFC 5280 §5.2.4, §5.2.5, §5.3.3). They
+/// make a list less or other than all that its CA has revoked, whether it is marked critical, as it must be, or not.
+const PARTIAL: [[u8; 3]; 3] = [[0x55, 0x1d, 27], [0x55, 0x1d, 28], [0x55, 0x1d, 29]];
+
+fn is_plain(extensions: &[X509Extension<'_>]) -> bool {
+    let odd =
+        |extension: &X509Extension<'_>| extension.critical || PARTIAL.iter().any(|oid| extension.oid.as_bytes() == oid);
+    !extensions.iter().any(odd)
 }
 
 /// `CertificateList ::= SEQUENCE { tbsCertList, signatureAlgorithm, signature BIT STRING }`, the algorithm and the key's

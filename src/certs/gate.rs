@@ -343,8 +343,8 @@ impl Gate {
     }
 
     fn judge_again(&self, connection: &Connection, generation: &Generation) -> Result<(), Refusal> {
-        let number = generation.number();
-        let by_grounds = generation.judge_again(&connection.grounds(), connection.caller().id());
+        let (number, before) = (generation.number(), connection.grounds());
+        let by_grounds = generation.judge_again(&before, connection.caller().id());
         let verdict = match by_grounds {
             Some(verdict) => verdict.map(|valid_until| (valid_until, None)),
             None => generation.judge_fully(connection.chain()).map(|judged| (judged.valid_until, Some(judged.grounds))),
@@ -352,7 +352,7 @@ impl Gate {
         match verdict {
             Ok((valid_until, grounds)) => {
                 // Who drains stays as it was: its CA may have come back, its GOAWAY can't.
-                connection.stamp(number, valid_until, grounds);
+                connection.stamp(number, valid_until, grounds.unwrap_or_else(|| before.with_removed(false)));
                 Ok(())
             }
             Err(JudgeError::Chain(ChainError::Expired)) => {
@@ -364,10 +364,15 @@ impl Gate {
                 Err(Refusal::NotTrusted)
             }
             // A successor of the same name makes it another fault than an unknown issuer; what counts is the CA's key.
-            Err(JudgeError::Chain(_)) if generation.drains_removed() && !generation.has_ca(&connection.ca()) => {
+            // What this generation says holds for CAs that it removes; who drains for one removed before goes on so.
+            Err(JudgeError::Chain(_))
+                if !generation.has_ca(&before.ca) && (before.removed || generation.drains_removed()) =>
+            {
                 // Requests are taken for the grace only, however often this is judged.
                 let grace = Duration::from_millis(self.hardening.connection_grace_ms);
-                connection.stamp(number, connection.valid_until().min(self.clock.now().plus(grace)), None);
+                let until = connection.valid_until();
+                let valid_until = if before.removed { until } else { until.min(self.clock.now().plus(grace)) };
+                connection.stamp(number, valid_until, before.with_removed(true));
                 self.order(connection, Order::Drain);
                 Ok(())
             }

@@ -18,6 +18,7 @@ use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_CA, SERVER_KE
 use super::crl::Crl;
 use super::manifest::{Manifest, Removed};
 use super::material::{self, Facts, TlsClock};
+use super::refusals::Refusals;
 use super::rehearsal;
 use crate::catalog::Faults;
 use crate::clock::{Clock, Timestamp};
@@ -86,6 +87,8 @@ pub struct Generation {
     held: HashSet<[u8; 32]>,
     expiries: Vec<Expiry>,
     warnings: Vec<String>,
+    refusals: Refusals,
+    digest: [u8; 32],
     trust: Arc<ClientTrust>,
     server_config: Arc<ServerConfig>,
     client: Option<Arc<CertifiedKey>>,
@@ -181,6 +184,8 @@ impl Generation {
             held,
             expiries,
             warnings,
+            refusals: Refusals::of(contents),
+            digest: contents.digest(),
             trust,
             server_config,
             client: client.map(Arc::new),
@@ -188,9 +193,26 @@ impl Generation {
         })
     }
 
+    /// The same under the number that it got.
+    pub(super) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+
     /// Its number; higher is newer.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Which it is and who made it how, for the access log.
+    pub fn told(&self) -> String {
+        let made = self.manifest.made.as_ref();
+        let made = made.map_or_else(|| "made by hand".to_owned(), |made| format!("{} by {}", made.act, made.by));
+        format!("trust generation {}, {made}, SHA-256 {}", self.number, hex::encode(self.digest))
+    }
+
+    /// Blocks and lists, which hold on in whatever comes next.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// The identity the gateway shows its callers.
@@ -240,12 +262,13 @@ impl Generation {
 
     /// When each CA's revocation list was made (`thisUpdate`), by the CA's name.
     pub fn crls_made(&self) -> impl Iterator<Item = (&str, Timestamp)> {
-        self.trust.cas().iter().filter_map(|ca| Some((&*ca.name, ca.crl.as_ref()?.this_update)))
+        self.trust.cas().iter().filter_map(|ca| Some((&*ca.name, self.trust.crl(&ca.key_sha256)?.this_update)))
     }
 
     /// How many certificates a CA has revoked, by the CA's name; none for one without a list.
     pub fn revoked_by(&self, ca: &str) -> Option<usize> {
-        self.trust.cas().iter().find(|bound| *bound.name == *ca)?.crl.as_ref().map(Crl::len)
+        let bound = self.trust.cas().iter().find(|bound| *bound.name == *ca)?;
+        self.trust.crl(&bound.key_sha256).map(Crl::len)
     }
 
     /// Name and key hash of each CA of callers.

@@ -11,6 +11,8 @@ use tokio::time::{Instant, Sleep, sleep};
 /// RFC 9113 §3.4: `PRI * HTTP/2.0 CRLF CRLF SM CRLF CRLF`.
 const PREFACE_BYTES: usize = 24;
 
+type AtEnd<T> = Box<dyn Fn(&T) + Send + Sync>;
+
 /// A connection whose reads fail with `TimedOut` when the peer is silent for too long. Not a deadline for requests.
 pub(super) struct Guarded<T> {
     inner: T,
@@ -19,12 +21,28 @@ pub(super) struct Guarded<T> {
     idle: Duration,
     last_read: Instant,
     deadline: Pin<Box<Sleep>>,
+    at_end: Option<AtEnd<T>>,
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        if let Some(at_end) = &self.at_end {
+            at_end(&self.inner);
+        }
+    }
 }
 
 impl<T> Guarded<T> {
     /// Wraps `inner`, whose preface must arrive within `preface`, and then something within each `idle`.
     pub(super) fn new(inner: T, preface: Duration, idle: Duration) -> Self {
-        Self { inner, preface_left: PREFACE_BYTES, idle, last_read: Instant::now(), deadline: Box::pin(sleep(preface)) }
+        let (last_read, deadline) = (Instant::now(), Box::pin(sleep(preface)));
+        Self { inner, preface_left: PREFACE_BYTES, idle, last_read, deadline, at_end: None }
+    }
+
+    /// Calls `at_end` with the transport just before that is dropped.
+    pub(super) fn at_end(mut self, at_end: impl Fn(&T) + Send + Sync + 'static) -> Self {
+        self.at_end = Some(Box::new(at_end));
+        self
     }
 
     fn arrived(&mut self, bytes: usize) {

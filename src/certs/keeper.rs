@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::acts::{Act, ActError, Custodian, Done};
 use super::config::TrustConfig;
 use super::gate::{Gate, Swept};
 use super::generation::{Against, Generation, Terms};
+use super::refusals::Refusals;
 use super::store::{Place, Store};
 use crate::catalog::Faults;
 use crate::clock::{Clock, Timestamp};
@@ -27,14 +29,19 @@ pub struct Keeper {
     terms: Terms,
     clock: Clock,
     gate: Arc<Gate>,
-    state: Mutex<State>,
+    /// Read by whoever asks, however long the next generation takes.
+    state: ArcSwap<State>,
+    /// One at a time changes it.
+    following: Mutex<()>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct State {
     /// What serves.
     served: PathBuf,
     served_since: Timestamp,
+    /// The number that `current` led to when it was looked at last.
+    on_disk: Option<u64>,
     /// What was tried last and refused.
     refused: Option<Refused>,
 }
@@ -98,7 +105,22 @@ impl Opened {
             }
         };
         faults.or(())?;
-        let contents = place.read()?;
+        let mut contents = place.read()?;
+        if let Some(number) = place.number {
+            // A link flipped by hand to an older generation forgets nobody who was refused since.
+            contents.manifest.unblocked.clear();
+            let held = Refusals::since(&store, number, clock.now()).hold_in(&mut contents, clock.now());
+            if let Some(newest) = store.numbers().last().filter(|newest| **newest > number) {
+                tracing::warn!(
+                    generation = number,
+                    newest,
+                    "`current` leads to an older trust generation than the newest"
+                );
+            }
+            for what in held {
+                tracing::warn!(generation = number, what, "trust");
+            }
+        }
         let number = place.number.unwrap_or(1);
         let generation = Generation::load(number, &contents, &place.dir, &terms, Against::Start, clock)?;
         Ok(Self { generation, place, store, terms })
@@ -113,8 +135,9 @@ impl Keeper {
         make: impl FnOnce(Generation) -> Result<Arc<Gate>, Faults>,
     ) -> Result<Arc<Self>, Faults> {
         let Opened { generation, place, store, terms } = opened;
-        let state = Mutex::new(State { served: place.dir, served_since: clock.now(), refused: None });
-        Ok(Arc::new(Self { gate: make(generation)?, store, terms, clock, state }))
+        let state = State { served: place.dir, served_since: clock.now(), on_disk: place.number, refused: None };
+        let (state, following) = (ArcSwap::from_pointee(state), Mutex::default());
+        Ok(Arc::new(Self { gate: make(generation)?, store, terms, clock, state, following }))
     }
 
     /// Who serves.
@@ -127,19 +150,19 @@ impl Keeper {
         &self.store
     }
 
-    /// What `current` leads to now, if that was refused.
+    /// What `current` leads to, if that was refused. Like its neighbours, neither waits for anybody nor reads the disk.
     pub fn refused(&self) -> Option<Refused> {
-        self.state().refused.clone()
+        self.state.load().refused.clone()
     }
 
     /// The number that `current` leads to, if it leads to one.
     pub fn number_on_disk(&self) -> Option<u64> {
-        self.store.current().ok().flatten()?.number
+        self.state.load().on_disk
     }
 
     /// Since when the generation in force serves.
     pub fn served_since(&self) -> Timestamp {
-        self.state().served_since
+        self.state.load().served_since
     }
 
     /// Carries acts out beside this gateway.
@@ -149,36 +172,41 @@ impl Keeper {
 
     /// Does it and, if it made a generation, lets that serve: it does when this returns. Blocks.
     pub fn act(&self, act: Act, by: &str) -> Result<Done, ActError> {
+        let _one = self.following();
         let mut done = self.custodian().act(act, by)?;
-        if done.generation.is_some() {
-            match self.follow() {
-                Followed::Activated { number, swept, took } => done.lines.push(format!(
-                    "generation {number} serves: {} connections kept, {} drained, {} cut, in {:.1} ms",
-                    swept.kept,
-                    swept.drained,
-                    swept.killed,
-                    took.as_secs_f64() * 1e3
-                )),
-                Followed::Refused(why) => {
-                    return Err(ActError::Refused(format!("it is on disk but does not serve: {why}")));
-                }
-                // The poll was quicker.
-                Followed::Same => {}
+        let Some(generation) = done.validated.take() else { return Ok(done) };
+        let place = Place { dir: self.store.generation(generation.number()), number: Some(generation.number()) };
+        // As `current` leads there.
+        let place = Place { dir: place.dir.canonicalize().unwrap_or(place.dir), ..place };
+        match self.serve(place, generation) {
+            Followed::Activated { number, swept, took } => done.lines.push(format!(
+                "generation {number} serves: {} connections kept, {} drained, {} cut, in {:.1} ms",
+                swept.kept,
+                swept.drained,
+                swept.killed,
+                took.as_secs_f64() * 1e3
+            )),
+            Followed::Refused(why) => {
+                return Err(ActError::Refused(format!("it is on disk but does not serve: {why}")));
             }
+            Followed::Same => {}
         }
         Ok(done)
     }
 
     /// Looks where `current` leads, and lets that serve if it is new and in order. Blocks.
     pub fn follow(&self) -> Followed {
-        let mut state = self.state();
+        let _one = self.following();
         let place = match self.store.current() {
             Ok(Some(place)) => place,
-            Ok(None) => return self.refuse(&mut state, self.store.root().join("current"), "leads nowhere".to_owned()),
-            Err(error) => return self.refuse(&mut state, self.store.root().join("current"), error.to_string()),
+            Ok(None) => return self.refuse(None, self.store.root().join("current"), "leads nowhere".to_owned()),
+            Err(error) => return self.refuse(None, self.store.root().join("current"), error.to_string()),
         };
+        let state = self.state.load();
         if place.dir == state.served {
-            state.refused = None;
+            if state.refused.is_some() {
+                self.state.store(Arc::new(State { on_disk: place.number, refused: None, ..State::clone(&state) }));
+            }
             return Followed::Same;
         }
         if state.refused.as_ref().is_some_and(|refused| refused.dir == place.dir && refused.tried.elapsed() < AGAIN) {
@@ -192,16 +220,25 @@ impl Keeper {
                  back without forgetting revocations",
                 serving.number()
             );
-            return self.refuse(&mut state, place.dir, why);
+            return self.refuse(place.number, place.dir, why);
         }
-        let loaded = place.read().and_then(|contents| {
+        let loaded = place.read().and_then(|mut contents| {
+            let held = serving.refusals().hold_in(&mut contents, self.clock.now());
+            for what in held {
+                tracing::warn!(generation = number, what, "trust");
+            }
             let against = Against::serving(&serving, &contents.manifest);
             Generation::load(number, &contents, &place.dir, &self.terms, against, &self.clock)
         });
-        let generation = match loaded {
-            Ok(generation) => generation,
-            Err(faults) => return self.refuse(&mut state, place.dir, faults.to_string()),
-        };
+        match loaded {
+            Ok(generation) => self.serve(place, generation),
+            Err(faults) => self.refuse(place.number, place.dir, faults.to_string()),
+        }
+    }
+
+    /// Puts a generation in force that was validated against the one that serves.
+    fn serve(&self, place: Place, generation: Generation) -> Followed {
+        let number = generation.number();
         for warning in generation.warnings() {
             tracing::warn!(generation = number, warning, "trust");
         }
@@ -209,7 +246,8 @@ impl Keeper {
         match self.gate.install(generation) {
             Ok(swept) => {
                 let took = started.elapsed();
-                *state = State { served: place.dir, served_since: self.clock.now(), refused: None };
+                let (served_since, on_disk) = (self.clock.now(), place.number);
+                self.state.store(Arc::new(State { served: place.dir, served_since, on_disk, refused: None }));
                 tracing::info!(
                     generation = number,
                     kept = swept.kept,
@@ -220,7 +258,7 @@ impl Keeper {
                 );
                 Followed::Activated { number, swept, took }
             }
-            Err(error) => self.refuse(&mut state, place.dir, error.to_string()),
+            Err(error) => self.refuse(place.number, place.dir, error.to_string()),
         }
     }
 
@@ -240,20 +278,19 @@ impl Keeper {
         }
     }
 
-    fn refuse(&self, state: &mut State, dir: PathBuf, why: String) -> Followed {
-        let known = state.refused.as_ref().is_some_and(|refused| refused.dir == dir && refused.why == why);
-        let at = match &state.refused {
-            Some(refused) if known => refused.at,
-            _ => self.clock.now(),
-        };
+    fn refuse(&self, on_disk: Option<u64>, dir: PathBuf, why: String) -> Followed {
+        let state = self.state.load();
+        let before = state.refused.as_ref().filter(|refused| refused.dir == dir && refused.why == why);
+        let (known, at) = (before.is_some(), before.map_or_else(|| self.clock.now(), |before| before.at));
         if !known {
             tracing::error!(dir = %dir.display(), why, "trust generation refused; the one before serves");
         }
-        state.refused = Some(Refused { dir, at, why: why.clone(), tried: Instant::now() });
+        let refused = Some(Refused { dir, at, why: why.clone(), tried: Instant::now() });
+        self.state.store(Arc::new(State { on_disk, refused, ..State::clone(&state) }));
         if known { Followed::Same } else { Followed::Refused(why) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn following(&self) -> MutexGuard<'_, ()> {
+        self.following.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

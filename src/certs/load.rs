@@ -1,6 +1,7 @@
 //! Swaps under load, many of them, and over many connections. Bounded here; `tests/nightly` asks for the full numbers
 //! with `ONCEGATE_ROUNDS`, `ONCEGATE_GENERATIONS` and `ONCEGATE_CONNECTIONS`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,17 +39,23 @@ fn blocking(contents: &Contents, id: &str) -> Contents {
     blocking
 }
 
-/// One caller is blocked and unblocked, again and again, while it connects without a pause. What began and ended while
-/// the block was in force must have been refused, handshakes under way at the swap and their later requests included.
+/// One caller is refused and let in, again and again, while it connects without a pause: by a block, by its CA's list, by
+/// the removal of its CA. What began and ended while it was refused must have been, handshakes under way at the swap and
+/// their later requests included.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_admitted_under_the_trust_of_before() {
     let swaps = asked("ONCEGATE_ROUNDS", 10) * 2;
     let pki = Pki::new();
     let running = Running::start(&pki, roomy()).await;
     let id = format!("spiffe://{DOMAIN}/GA/household");
+    pki.identity("household", &pki.ga, &Leaf { serial: 7, ..Leaf::client("GA/household") });
     let free = pki.contents();
-    let blocked = blocking(&free, &id);
-    // Odd while the block is in force: raised after it was put in force, and before it is taken back.
+    let mut revoked = free.clone();
+    revoked.set("GA.crl", Some(pki.ga.crl(2, &[7], DAY)));
+    let mut without = free.clone();
+    without.manifest.client_cas.retain(|ca| ca.name != "GA");
+    let refusing = [blocking(&free, &id), revoked, without];
+    // Odd while the caller is refused: raised after that was put in force, and before it is taken back.
     let (turn, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut callers = JoinSet::new();
     for _ in 0..6 {
@@ -66,7 +73,7 @@ async fn nobody_is_admitted_under_the_trust_of_before() {
                     let after = turn.load(Ordering::SeqCst);
                     match (before == after, before % 2 == 1) {
                         (true, true) => {
-                            assert!(!answered, "admitted while blocked");
+                            assert!(!answered, "admitted while refused");
                             refused += 1;
                         }
                         (true, false) => admitted += u64::from(answered),
@@ -77,8 +84,9 @@ async fn nobody_is_admitted_under_the_trust_of_before() {
             (admitted, refused, between)
         });
     }
+    let mut refusing = refusing.iter().cycle();
     for number in 2..swaps + 2 {
-        let contents = if number % 2 == 0 { &blocked } else { &free };
+        let contents = if number % 2 == 0 { refusing.next().unwrap() } else { &free };
         let generation = pki.load(number, contents, Against::Start).unwrap();
         if number % 2 == 1 {
             turn.fetch_add(1, Ordering::SeqCst);
@@ -96,7 +104,7 @@ async fn nobody_is_admitted_under_the_trust_of_before() {
         let counts = counts.unwrap();
         (admitted, refused, between) = (admitted + counts.0, refused + counts.1, between + counts.2);
     }
-    eprintln!("{swaps} swaps: {admitted} admitted while free, {refused} refused while blocked, {between} between");
+    eprintln!("{swaps} swaps: {admitted} admitted while free, {refused} while refused, {between} between");
     assert!(admitted > 0 && refused > 0, "{admitted} {refused}: no load");
 }
 
@@ -162,7 +170,8 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
         assert!(opened.elapsed() < Duration::from_secs(30), "not all connections were taken");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let (stop, swapping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    // Odd while a generation is put in force.
+    let (stop, swapping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let calls = {
         pki.identity("other", &pki.wj, &Leaf::client("WJ/other"));
         let mut upstream = pki.upstream(running.address);
@@ -170,11 +179,11 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
         let (channel, stop, swapping) =
             (client_channel(&upstream, &pki.clock).unwrap(), stop.clone(), swapping.clone());
         tokio::spawn(async move {
-            let mut took = [Vec::new(), Vec::new()];
+            let mut took = BTreeMap::<u64, Vec<Duration>>::new();
             while !stop.load(Ordering::SeqCst) {
-                let (at, during) = (Instant::now(), swapping.load(Ordering::SeqCst));
+                let (at, phase) = (Instant::now(), swapping.load(Ordering::SeqCst));
                 get(&channel, "/x").await.expect("others go on");
-                took[usize::from(during)].push(at.elapsed());
+                took.entry(phase).or_default().push(at.elapsed());
                 tokio::time::sleep(Duration::from_micros(500)).await;
             }
             took
@@ -189,9 +198,9 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
             let swept = gate.install(generation).unwrap();
             (swept, started.elapsed())
         };
-        swapping.store(true, Ordering::SeqCst);
+        swapping.fetch_add(1, Ordering::SeqCst);
         let done = tokio::task::spawn_blocking(install).await.unwrap();
-        swapping.store(false, Ordering::SeqCst);
+        swapping.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(300)).await;
         done
     };
@@ -224,24 +233,38 @@ async fn a_sweep_over_many_idle_connections_is_short_and_holds_up_nobody() {
     }
     let ended = ended.elapsed();
     stop.store(true, Ordering::SeqCst);
-    let [quiet, during] = calls.await.unwrap();
+    let (during, quiet): (Vec<_>, Vec<_>) = calls.await.unwrap().into_iter().partition(|(phase, _)| phase % 2 == 1);
+    let (quiet_count, during_count) = (calls_in(&quiet), calls_in(&during));
+    let (quiet, during) = (typical_p99(quiet), typical_p99(during));
     eprintln!(
         "{count} idle connections: list {list:?}, bundle {bundle:?}, CA renewed {chain:?}, revoked {revoked:?}, all closed {ended:?} after; \
-         another caller's p99 {:?} at rest ({} calls), {:?} during sweeps ({} calls)",
-        p99(quiet.clone()),
-        quiet.len(),
-        p99(during.clone()),
-        during.len()
+         another caller's p99, median of the rounds, {quiet:?} at rest ({quiet_count} calls), {during:?} during sweeps \
+         ({during_count} calls)"
     );
     let strict = std::env::var("ONCEGATE_CONNECTIONS").is_ok();
     let (most_list, most_bundle) = if strict { (50, 1_000) } else { (2_000, 10_000) };
     assert!(list < Duration::from_millis(most_list), "{list:?}");
     assert!(bundle < Duration::from_millis(most_bundle), "{bundle:?}");
+    if strict {
+        // Below a millisecond the scheduler of a busy machine alone doubles it.
+        let most = 2 * quiet.max(Duration::from_millis(1));
+        assert!(during_count > 0 && during < most, "{during:?} during sweeps, {quiet:?} at rest");
+    }
 }
 
-fn p99(mut took: Vec<Duration>) -> Duration {
-    took.sort_unstable();
-    took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+type Phases = Vec<(u64, Vec<Duration>)>;
+
+fn calls_in(phases: &Phases) -> usize {
+    phases.iter().map(|(_, took)| took.len()).sum()
+}
+
+/// The median of the phases' p99: one hiccup of the machine is one phase's.
+fn typical_p99(phases: Phases) -> Duration {
+    let middle = |mut sorted: Vec<Duration>, percent: usize| {
+        sorted.sort_unstable();
+        sorted.get(sorted.len() * percent / 100).copied().unwrap_or_default()
+    };
+    middle(phases.into_iter().map(|(_, took)| middle(took, 99)).collect(), 50)
 }
 
 /// Calls answered and failed.

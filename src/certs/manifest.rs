@@ -25,8 +25,16 @@ pub struct Manifest {
     pub made: Option<Made>,
     /// CAs of callers.
     pub client_cas: Vec<ClientCa>,
+    /// SHA-256 of the keys, in hexadecimal, of CAs of callers that are believed no more. The newest list of each,
+    /// `former-<key>.crl`, holds on, with `former-<key>.pem`, the certificate it is checked by: connections may still
+    /// end, and the CA may come back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub former_cas: Vec<String>,
     /// Callers refused whatever their CA says.
     pub blocked: Vec<Blocked>,
+    /// Blocks of the generation before that are taken back; any other holds on, though it stands in `blocked` no more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unblocked: Vec<Blocked>,
 }
 
 /// How connections end whose CA was removed.

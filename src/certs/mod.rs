@@ -27,6 +27,7 @@ mod guard;
 mod keeper;
 mod manifest;
 mod material;
+mod refusals;
 mod rehearsal;
 mod request;
 mod seen;

@@ -10,8 +10,8 @@ use tonic::transport::Channel;
 use super::testing::{Ca, DAY, DOMAIN, Leaf, Pki, Running, get, header, short};
 use super::upstream::client_channel;
 use super::{
-    Act, ActError, BlockWho, Custodian, Followed, Gate, HardeningConfig, Keeper, Names, Opened, Removed, Staging,
-    Store, Swept, TrustConfig, UpstreamConfig,
+    Act, ActError, BlockWho, Blocked, Custodian, Followed, Gate, HardeningConfig, Keeper, Names, Opened, Removed,
+    Staging, Store, Swept, TrustConfig, UpstreamConfig,
 };
 
 const ROOT: &str = "uid 0";
@@ -213,6 +213,285 @@ async fn a_removed_ca_drains_or_cuts_as_it_was_said() {
     }
 }
 
+fn block(id: &str) -> Act {
+    Act::Block(BlockWho { id: format!("spiffe://{DOMAIN}/{id}"), ..BlockWho::default() })
+}
+
+fn remove_ga(removed: Removed) -> Act {
+    stage(Staging { remove: vec!["GA".into()], removed, force: true, ..Staging::default() })
+}
+
+/// Whoever is drained, because its CA was removed so or because its certificate expired, is cut when it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_refused_while_it_drains_is_cut() {
+    for (expires, blocks) in [(false, true), (false, false), (true, true), (true, false)] {
+        let pki = Pki::new();
+        let (keeper, running) = start_with(&pki, HardeningConfig { connection_grace_ms: 60_000, ..short() }).await;
+        let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+        let other = channel(&pki, &running, &pki.ga, "GA/other", 8);
+        let open = |channel: &Channel| {
+            let channel = channel.clone();
+            tokio::spawn(async move { get(&channel, "/slow/60000").await })
+        };
+        let (refused, drained) = (open(&household), open(&other));
+        running.until(|gate| gate.status().connections == 2).await;
+        if expires {
+            pki.clock.advance(31 * DAY);
+            running.gate.sweep();
+        } else {
+            act(&keeper, remove_ga(Removed::Drain)).unwrap();
+            act(&keeper, Act::Activate).unwrap();
+        }
+        assert_eq!(running.gate.status().drained, 2);
+        let told = if blocks {
+            act(&keeper, block("GA/household")).unwrap()
+        } else {
+            act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[7], 60 * DAY)] }).unwrap()
+        };
+        assert!(told.contains("1 drained, 1 cut"), "{expires} {blocks}: {told}");
+        let ended = timeout(Duration::from_secs(10), refused).await.expect("its open stream ends at once").unwrap();
+        assert!(ended.is_err());
+        assert!(!drained.is_finished(), "the other one's goes on");
+        drained.abort();
+    }
+}
+
+/// An order stays with its connection: what a later generation does to other CAs does not touch who drains.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn later_generations_leave_who_drains_alone() {
+    let pki = Pki::new();
+    let (keeper, running) = start_with(&pki, HardeningConfig { connection_grace_ms: 60_000, ..short() }).await;
+    let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    get(&household, "/x").await.unwrap();
+    let under_way = tokio::spawn(async move { get(&household, "/slow/1500").await });
+    running.until(|gate| gate.status().connections == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    act(&keeper, remove_ga(Removed::Drain)).unwrap();
+    act(&keeper, Act::Activate).unwrap();
+    act(&keeper, stage(Staging { crls: vec![pki.wj.crl(2, &[], DAY)], ..Staging::default() })).unwrap();
+    let told = act(&keeper, Act::Activate).unwrap();
+    assert_eq!(keeper.gate().current().manifest().removed, Removed::Kill);
+    assert!(told.contains("1 drained, 0 cut"), "{told}");
+    under_way.await.unwrap().expect("the request under way");
+}
+
+/// What a CA has revoked holds when the CA is removed and comes back, whichever way, and however long after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_revoked_outlives_its_ca() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[7], 9 * DAY)] }).unwrap();
+    act(&keeper, remove_ga(Removed::Kill)).unwrap();
+    act(&keeper, Act::Activate).unwrap();
+    act(&keeper, Act::Rollback(Some(1))).unwrap();
+    get(&channel(&pki, &running, &pki.ga, "GA/other", 8), "/x").await.expect("its CA is back");
+    assert!(get(&household, "/x").await.is_err(), "by rollback");
+
+    act(&keeper, remove_ga(Removed::Kill)).unwrap();
+    act(&keeper, Act::Activate).unwrap();
+    for serial in 0..20 {
+        let who = BlockWho { serial: format!("{serial:04x}"), ca: "WJ".into(), ..BlockWho::default() };
+        act(&keeper, Act::Block(who)).unwrap();
+    }
+    assert!(keeper.store().numbers()[0] > 5, "the generation of the list is long gone");
+    let again =
+        |crls| Staging { client_cas: vec![("GA-2".into(), pki.ga.pem.clone().into())], crls, ..Staging::default() };
+    let bound = |crls| Staging { bind: vec![("GA-2".into(), vec!["GA".into()])], ..again(crls) };
+    let older = act(&keeper, stage(bound(vec![pki.ga.crl(1, &[], 9 * DAY)]))).unwrap_err().to_string();
+    assert!(older.contains("02 is known; numbers never fall"), "{older}");
+    act(&keeper, stage(bound(vec![]))).unwrap();
+    act(&keeper, Act::Activate).unwrap();
+    assert_eq!(keeper.gate().current().revoked_by("GA-2"), Some(1));
+    assert!(keeper.gate().current().manifest().former_cas.is_empty());
+    assert!(get(&household, "/x").await.is_err(), "by another name");
+    get(&channel(&pki, &running, &pki.ga, "GA/other", 9), "/x").await.unwrap();
+}
+
+fn flip(pki: &Pki, target: &str) {
+    let link = pki.path("trust/current");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(target, &link).unwrap();
+}
+
+fn offline(pki: &Pki, act: Act) -> Result<String, ActError> {
+    let (store, terms) = (Store::new(pki.path("trust")), Pki::terms());
+    let custodian = Custodian { store: &store, terms: &terms, clock: &pki.clock, gate: None };
+    custodian.act(act, ROOT).map(|done| done.lines.join("\n"))
+}
+
+/// What is in force can't be read, or `current` leads nowhere: the way back is open and forgets nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_from_what_can_not_be_read_forgets_nobody() {
+    for (runs, dangling) in [(true, false), (true, true), (false, false), (false, true)] {
+        let pki = Pki::new();
+        let (keeper, running) = start(&pki).await;
+        let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+        act(&keeper, block("GA/household")).unwrap();
+        act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[8], 9 * DAY)] }).unwrap();
+        if dangling {
+            flip(&pki, "generations/9");
+        } else {
+            std::fs::write(keeper.store().generation(3).join("generation.toml"), "removed = ").unwrap();
+        }
+        let back = |number| {
+            let rollback = Act::Rollback(number);
+            if runs { act(&keeper, rollback) } else { offline(&pki, rollback) }
+        };
+        if dangling && !runs {
+            let unclear = back(None).unwrap_err().to_string();
+            assert!(unclear.contains("name the one to go back to"), "{unclear}");
+        }
+        let told = back(Some(1)).unwrap();
+        assert!(told.contains("generation 4: rollback: to generation 1"), "{told}");
+        let contents = keeper.store().current().unwrap().unwrap().read().unwrap();
+        assert_eq!(contents.manifest.blocked.len(), 1, "{runs} {dangling}");
+        if runs || dangling {
+            assert_eq!(open(&pki, short()).gate().current().revoked_by("GA"), Some(1), "{runs} {dangling}");
+        }
+        if runs {
+            assert!(get(&household, "/x").await.is_err());
+        }
+    }
+}
+
+/// Past every command: the link is flipped to an older generation, and the gateway started again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_flipped_by_hand_before_a_start_forgets_nobody() {
+    let pki = Pki::new();
+    store(&pki);
+    offline(&pki, block("GA/household")).unwrap();
+    offline(&pki, block("GA/third")).unwrap();
+    let third = BlockWho { id: format!("spiffe://{DOMAIN}/GA/third"), ..BlockWho::default() };
+    offline(&pki, Act::Unblock(third)).unwrap();
+    offline(&pki, Act::Revoke { crls: vec![pki.ga.crl(2, &[8], 9 * DAY)] }).unwrap();
+    flip(&pki, "generations/1");
+    let keeper = open(&pki, short());
+    let running = Running::serving(keeper.gate().clone()).await;
+    assert_eq!(keeper.gate().current().number(), 1);
+    assert!(get(&channel(&pki, &running, &pki.ga, "GA/household", 7), "/x").await.is_err(), "blocked");
+    assert!(get(&channel(&pki, &running, &pki.ga, "GA/other", 8), "/x").await.is_err(), "revoked");
+    get(&channel(&pki, &running, &pki.ga, "GA/third", 9), "/x").await.expect("its block was taken back");
+    // The next act makes it good on disk, too.
+    act(&keeper, block("GA/fourth")).unwrap();
+    let contents = keeper.store().current().unwrap().unwrap().read().unwrap();
+    assert_eq!(contents.manifest.blocked.len(), 2);
+}
+
+/// A later edition by hand, or of a mounted volume, takes no block back without saying so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_is_left_out_holds_on_until_it_is_taken_back() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    let household = channel(&pki, &running, &pki.ga, "GA/household", 7);
+    act(&keeper, block("GA/household")).unwrap();
+    let volume = |name: &str, unblocked: Vec<Blocked>| {
+        let mut contents = pki.contents();
+        contents.manifest.unblocked = unblocked;
+        let made = Store::new(pki.path(name));
+        made.init().unwrap();
+        made.write().unwrap().promote(&contents, 0).unwrap();
+        std::fs::rename(made.generation(1), pki.path(&format!("trust/{name}"))).unwrap();
+        flip(&pki, name);
+    };
+    volume("mounted-1", vec![]);
+    assert!(matches!(keeper.follow(), Followed::Activated { number: 3, .. }));
+    assert!(get(&household, "/x").await.is_err());
+    // Commands would lead `current` away from the volume for good.
+    let refused = act(&keeper, block("GA/other")).unwrap_err().to_string();
+    assert!(refused.contains("leads to mounted-1") && refused.contains("generation.toml"), "{refused}");
+    assert!(std::fs::read_link(pki.path("trust/current")).unwrap().ends_with("mounted-1"));
+    let id = format!("spiffe://{DOMAIN}/GA/household");
+    volume("mounted-2", vec![Blocked { id, ..Blocked::default() }]);
+    assert!(matches!(keeper.follow(), Followed::Activated { number: 4, .. }));
+    get(&household, "/x").await.unwrap();
+}
+
+#[test]
+fn what_follows_a_rollback_is_checked_as_it_will_be_activated() {
+    let pki = Pki::new();
+    store(&pki);
+    offline(&pki, Act::Revoke { crls: vec![pki.ga.crl(2, &[], DAY)] }).unwrap();
+    offline(&pki, Act::Rollback(None)).unwrap();
+    let expired = Ca::valid_until("MZ", crate::clock::Timestamp::from_secs(super::testing::NOW.as_secs() - 60));
+    let add = Staging {
+        client_cas: vec![("MZ".into(), expired.pem.clone().into())],
+        crls: vec![expired.crl(1, &[], DAY)],
+        ..Staging::default()
+    };
+    let told = offline(&pki, stage(add)).unwrap();
+    assert!(told.contains("not ready yet") && told.contains("MZ.pem: expired"), "{told}");
+    assert!(matches!(offline(&pki, Act::Activate), Err(ActError::Invalid(_))));
+}
+
+#[test]
+fn a_block_says_whom_it_means() {
+    let pki = Pki::new();
+    store(&pki);
+    let who = |id: &str, serial: &str| BlockWho { id: id.into(), serial: serial.into(), ..BlockWho::default() };
+    let foreign = offline(&pki, Act::Block(who("spiffe://other.example/GA/household", ""))).unwrap_err().to_string();
+    assert!(foreign.contains("is not of the trust domain test.example"), "{foreign}");
+    let unclear = offline(&pki, Act::Block(who("", "07"))).unwrap_err().to_string();
+    assert!(unclear.contains("--ca (GA, WJ)"), "{unclear}");
+    offline(&pki, stage(Staging { remove: vec!["WJ".into()], ..Staging::default() })).unwrap();
+    offline(&pki, Act::Activate).unwrap();
+    offline(&pki, Act::Block(who("", "07"))).expect("there is one CA");
+    offline(&pki, Act::Unblock(who("", "07"))).expect("and it is taken back so");
+}
+
+/// A file that would be waited for: it is refused, and whoever asks for the state or acts is not held up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_regular_files_are_read() {
+    let pki = Pki::new();
+    let (keeper, _running) = start(&pki).await;
+    let number = keeper.store().write().unwrap().promote(&pki.contents(), 0).unwrap();
+    let pipe = keeper.store().generation(number).join("GA.crl");
+    std::fs::remove_file(&pipe).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let following = tokio::task::spawn_blocking({
+        let keeper = keeper.clone();
+        move || keeper.follow()
+    });
+    let followed = timeout(Duration::from_secs(20), following).await.expect("it is not waited for").unwrap();
+    let Followed::Refused(why) = followed else { panic!("it serves") };
+    assert!(why.contains("GA.crl: can't be read: it is no regular file"), "{why}");
+    assert_eq!((keeper.number_on_disk(), keeper.refused().is_some()), (Some(number), true));
+    // Nor does it keep anybody from being blocked: what serves is the base then.
+    let told = act(&keeper, block("GA/household")).unwrap();
+    assert!(told.contains("generation 3 serves"), "{told}");
+}
+
+/// The state is told while a generation is being followed or an act is under way.
+#[test]
+fn the_state_waits_for_nobody() {
+    let pki = Pki::new();
+    store(&pki);
+    let keeper = open(&pki, short());
+    let _busy = keeper.following();
+    assert!(keeper.refused().is_none());
+    assert_eq!((keeper.number_on_disk(), keeper.served_since()), (Some(1), pki.clock.now()));
+}
+
+/// Every refusal is counted under the judge's own word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_handshakes_are_counted_by_the_reason() {
+    let pki = Pki::new();
+    let (keeper, running) = start(&pki).await;
+    act(&keeper, Act::Revoke { crls: vec![pki.ga.crl(2, &[7], DAY)] }).unwrap();
+    act(&keeper, block("GA/blocked")).unwrap();
+    let refused = async |ca: &Ca, path: &str, serial: u64| {
+        assert!(get(&channel(&pki, &running, ca, path, serial), "/x").await.is_err());
+    };
+    refused(&pki.ga, "GA/household", 7).await;
+    refused(&pki.ga, "GA/blocked", 8).await;
+    refused(&pki.ga, "WJ/maternity", 9).await;
+    pki.clock.advance(3 * DAY);
+    refused(&pki.ga, "GA/other", 10).await;
+    running.until(|gate| gate.status().handshakes_refused == 4).await;
+    let counts: Vec<_> = running.gate.refused_handshakes().into_iter().collect();
+    assert_eq!(counts, [("blocked", 1), ("identity", 1), ("list_overdue", 1), ("revoked", 1)]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leaf_is_renewed_with_a_key_that_never_left() {
     let pki = Pki::new();
@@ -372,7 +651,7 @@ fn a_kill_at_any_step_leaves_a_generation_that_loads() {
                 custodian.act(stage(Staging { crls: crls.clone(), ..Staging::default() }), ROOT).unwrap();
             }
             fresh.killed_after.store(steps, Ordering::SeqCst);
-            let who = BlockWho { serial: format!("{list:04x}"), ..BlockWho::default() };
+            let who = BlockWho { serial: format!("{list:04x}"), ca: "GA".into(), ..BlockWho::default() };
             let done = custodian.act(
                 match kind {
                     "stage" => stage(Staging { crls, ..Staging::default() }),

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
+use super::callers::JudgeError;
 use super::config::HardeningConfig;
 use super::connection::Order;
 use super::gate::{Gate, Place, RefusedRequest, Registered};
@@ -202,6 +203,13 @@ impl Host {
             Duration::from_millis(hardening.preface_timeout_ms),
             Duration::from_millis(hardening.read_idle_timeout_ms),
         );
+        let killed = connection.clone();
+        let transport = transport.at_end(move |tls| {
+            // What the peer has not taken yet it shall not get: the socket is reset, and its buffer with it.
+            if killed.order() == Order::Kill {
+                _ = SockRef::from(tls.get_ref().0).set_linger(Some(Duration::ZERO));
+            }
+        });
         let mut http = pin!(http2_builder(hardening).serve_connection(TokioIo::new(transport), requests));
         let mut orders = connection.orders();
         let mut order = *orders.borrow_and_update();
@@ -245,13 +253,16 @@ impl Host {
 
 /// Why a handshake failed, in a word of the program.
 fn word_of(error: &io::Error) -> &'static str {
-    use rustls::{CertificateError, Error};
+    use rustls::{CertificateError, Error, OtherError};
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::NoCertificatesPresented) => "no_certificate",
         Some(Error::InvalidCertificate(CertificateError::Revoked)) => "revoked",
         Some(Error::InvalidCertificate(CertificateError::Expired)) => "expired",
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => "unknown_issuer",
-        Some(Error::InvalidCertificate(_)) => "identity",
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(error)))) => {
+            error.downcast_ref::<JudgeError>().map_or("chain", JudgeError::word)
+        }
+        Some(Error::InvalidCertificate(_)) => "chain",
         Some(_) => "protocol",
         None => "broken",
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::acts::{ActError, facts_of};
-use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_CA, SERVER_KEY, certificate_of, crl_of};
+use super::contents::{CLIENT, CLIENT_KEY, Contents, SERVER, SERVER_CA, SERVER_KEY, certificate_of, crl_of, former_of};
 use super::crl::Crl;
 use super::manifest::{ClientCa, Removed, is_ca_name};
 use super::material::{self, Facts};
@@ -59,7 +59,9 @@ impl Staging {
             parts.push(format!("{} revocation lists", self.crls.len()));
         }
         let how = if self.removed == Removed::Drain { "drained" } else { "cut" };
-        parts.extend(self.remove.iter().map(|name| format!("client CA {} removed, {how}", name.escape_debug())));
+        let forced = if self.force { ", in use or not" } else { "" };
+        parts
+            .extend(self.remove.iter().map(|name| format!("client CA {} removed, {how}{forced}", name.escape_debug())));
         parts.join(", ")
     }
 
@@ -134,6 +136,7 @@ impl Staging {
             client_cas: self.client_cas.iter().map(|(name, _)| (name.clone(), Vec::new())).collect(),
             remove: self.remove.clone(),
             removed: self.removed,
+            force: self.force,
             bind: self.bind.clone(),
             ..Self::default()
         }
@@ -159,6 +162,13 @@ impl Staging {
             )));
         }
         contents.set(file, Some(certificate.to_vec()));
+        let key = hex::encode(facts.key_sha256);
+        if let Some(position) = contents.manifest.former_cas.iter().position(|former| *former == key) {
+            // It comes back to the list that it left with.
+            contents.manifest.former_cas.remove(position);
+            let list = contents.file(&crl_of(&former_of(&key))).map(<[u8]>::to_vec);
+            contents.set(crl_of(name), list);
+        }
         if !contents.manifest.client_cas.iter().any(|ca| ca.name == name) {
             let departments = match name.parse::<DepartmentCode>() {
                 Ok(_) => vec![name.to_owned()],
@@ -174,15 +184,24 @@ impl Staging {
     }
 }
 
-/// Puts a list to the CA that signed it.
+/// Puts a list to the CA that signed it, a former one included.
 fn place_crl(crl: &[u8], contents: &mut Contents, now: Timestamp) -> Result<String, ActError> {
     let mut why = "is of no client CA here";
-    for ca in contents.manifest.client_cas.clone() {
-        let Some(facts) = facts_of(contents, &ca.name) else { continue };
+    let names = contents.manifest.client_cas.iter().map(|ca| ca.name.clone());
+    let former = contents.manifest.former_cas.iter().map(|key| former_of(key));
+    for name in names.chain(former).collect::<Vec<_>>() {
+        let Some(facts) = facts_of(contents, &name) else { continue };
         match Crl::read(crl, &facts, now) {
             Ok(read) => {
-                contents.set(crl_of(&ca.name), Some(crl.to_vec()));
-                return Ok(format!("revocation list {} of {} ({} revoked)", read.number, ca.name, read.len()));
+                let before = contents.file(&crl_of(&name)).and_then(|before| Crl::read(before, &facts, now).ok());
+                let (new, old) = (read.number, before.as_ref().map(|before| before.number));
+                if Some(new) < old || (Some(new) == old && before.is_some_and(|before| before.sha256 != read.sha256)) {
+                    let old = old.map(|old| old.to_string()).unwrap_or_default();
+                    let what = "numbers never fall, and a list of the same number is the same list";
+                    return Err(ActError::Refused(format!("revocation list {new} of {name}: {old} is known; {what}")));
+                }
+                contents.set(crl_of(&name), Some(crl.to_vec()));
+                return Ok(format!("revocation list {new} of {name} ({} revoked)", read.len()));
             }
             Err("is the list of another CA") => {}
             Err(other) => why = other,

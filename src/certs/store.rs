@@ -9,12 +9,14 @@
 //!         lock                              held by whoever writes
 //! ```
 //! In a mounted volume (Kubernetes), where directories are swapped by their own link, `current` may lead to `..data`;
-//! nothing is written there.
+//! nothing is written then.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown, symlink};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::contents::Contents;
 use super::manifest::{MANIFEST, Manifest};
@@ -118,7 +120,9 @@ impl Store {
     /// Takes the right to write.
     pub fn write(&self) -> Result<Writing<'_>, StoreError> {
         let path = self.root.join(LOCK);
-        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut open = OpenOptions::new();
+        open.write(true).create(true).truncate(false).mode(0o600);
+        let open = open.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path);
         let lock = open.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 let source = io::Error::new(error.kind(), "is no trust directory yet; see `oncegate trust init`");
@@ -133,7 +137,7 @@ impl Store {
             }
             fs::TryLockError::Error(source) => StoreError { path: path.clone(), source },
         })?;
-        self.hand_over(&path)?;
+        self.hand_over(&lock, &path)?;
         Ok(Writing { store: self, _lock: lock })
     }
 
@@ -146,18 +150,41 @@ impl Store {
                 Ok(Some(Place { dir, number }))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && !link.is_symlink() => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let why = "leads nowhere; `oncegate trust rollback NUMBER` lets it lead to a generation again";
+                Err(StoreError { path: link, source: io::Error::new(error.kind(), why) })
+            }
             Err(source) => Err(StoreError { path: link, source }),
         }
     }
 
-    /// Gives a new file to whom the directory belongs: the gateway must read what root wrote for it.
-    fn hand_over(&self, path: &Path) -> Result<(), StoreError> {
+    /// Gives a new file, open here, to whom the directory belongs: the gateway must read what root wrote for it. Never by
+    /// its name, under which that owner may meanwhile have put a link to somebody else's file.
+    fn hand_over(&self, file: &File, path: &Path) -> Result<(), StoreError> {
         let owner = fs::metadata(&self.root).map_err(at(&self.root))?;
-        let have = fs::symlink_metadata(path).map_err(at(path))?;
+        let have = file.metadata().map_err(at(path))?;
         if have.uid() != owner.uid() {
-            chown(path, Some(owner.uid()), Some(owner.gid())).map_err(at(path))?;
+            fchown(file, Some(owner.uid()), Some(owner.gid())).map_err(at(path))?;
         }
         Ok(())
+    }
+
+    /// Fails if `current` leads elsewhere than to a generation of this directory: it is not ours to flip then.
+    fn check_own(&self) -> Result<(), StoreError> {
+        let link = self.root.join(CURRENT);
+        let Ok(found) = fs::symlink_metadata(&link) else { return Ok(()) };
+        let target = fs::read_link(&link).unwrap_or_default();
+        let home = |dir: &Path| fs::canonicalize(dir).ok();
+        let within = self.root.join(&target).parent().and_then(home) == home(&self.root.join(GENERATIONS));
+        if found.is_symlink() && within && number_of(&target).is_some() {
+            return Ok(());
+        }
+        let why = format!(
+            "leads to {}, a mounted volume or another place that is not written here; change it there (callers to be \
+             blocked stand in generation.toml), or remove the link to go on with {GENERATIONS}/",
+            target.display()
+        );
+        Err(StoreError { path: link, source: io::Error::new(io::ErrorKind::PermissionDenied, why) })
     }
 
     /// Each thing that reaches the disk is one step.
@@ -206,6 +233,7 @@ impl Writing<'_> {
     /// Makes `contents` the newest generation and flips `current` to it; returns its number, which is more than
     /// `above`. On disk when this returns.
     pub fn promote(&self, contents: &Contents, above: u64) -> Result<u64, StoreError> {
+        self.store.check_own()?;
         let number = self.store.numbers().last().copied().unwrap_or(0).max(above) + 1;
         let home = self.store.root.join(GENERATIONS);
         let beside = home.join(format!(".{number}"));
@@ -239,7 +267,9 @@ impl Writing<'_> {
             .to_text()
             .map_err(|error| StoreError { path: dir.join(MANIFEST), source: io::Error::other(error.to_string()) })?;
         self.did(dir, DirBuilder::new().mode(0o700).create(dir))?;
-        self.store.hand_over(dir)?;
+        let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
+        let open = OpenOptions::new().read(true).custom_flags(flags).open(dir).map_err(at(dir))?;
+        self.store.hand_over(&open, dir)?;
         for (name, bytes, private) in contents.to_write() {
             self.write_file(&dir.join(name), bytes, if private { 0o600 } else { 0o644 })?;
         }
@@ -252,10 +282,12 @@ impl Writing<'_> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
             self.store.step()?;
             file.write_all(bytes)?;
-            file.sync_all()
+            file.sync_all()?;
+            Ok(file)
         };
-        self.did(path, write())?;
-        self.store.hand_over(path)
+        let file = write().map_err(at(path))?;
+        self.did(path, Ok(()))?;
+        self.store.hand_over(&file, path)
     }
 
     /// Lets a link lead elsewhere, in one step for whoever follows it.

@@ -29,6 +29,8 @@ pub(super) const DAY: Duration = Duration::from_hours(24);
 
 pub(super) struct Ca {
     pub(super) pem: String,
+    /// Its first list, which revokes nobody.
+    pub(super) list: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -69,7 +71,10 @@ impl Ca {
 
     pub(super) fn valid_until(name: &str, not_after: Timestamp) -> Self {
         let (params, key) = (Self::params(name, not_after), KeyPair::generate().unwrap());
-        Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+        let pem = params.self_signed(&key).unwrap().pem();
+        let mut ca = Self { pem, list: Vec::new(), issuer: Issuer::new(params, key) };
+        ca.list = ca.crl(1, &[], 60 * DAY);
+        ca
     }
 
     /// Another certificate for the same name and key, PEM.
@@ -118,6 +123,36 @@ impl Ca {
         params.signed_by(&self.issuer).unwrap().der().to_vec()
     }
 
+    /// A list with the extension 2.5.29.`oid`, of the list or of its only entry. Made of a plain one, for rcgen knows no
+    /// such extensions.
+    pub(super) fn odd_crl(&self, number: u64, oid: u8, critical: bool, of_entry: bool) -> Vec<u8> {
+        use rcgen::SigningKey as _;
+        let plain = self.crl(number, &[77], DAY);
+        let tbs = content(&content(&plain).0).0;
+        // version, signature, issuer, thisUpdate, nextUpdate, revokedCertificates, [0] crlExtensions
+        let parts: Vec<_> = elements(&tbs);
+        let mut value = vec![0x06, 3, 0x55, 0x1d, oid];
+        if critical {
+            value.extend([1, 1, 0xff]);
+        }
+        value.extend([4, 3, 2, 1, 1]);
+        let extension = der(0x30, &value);
+        let (entries, extensions) = (&parts[5], &parts[6]);
+        let (mut entry, list) = (content(&content(entries).0).0, content(&content(extensions).0).0);
+        let list = if of_entry {
+            entry.extend(der(0x30, &extension));
+            list
+        } else {
+            [list, extension].concat()
+        };
+        let entries = der(0x30, &der(0x30, &entry));
+        let tbs = [parts[..5].concat(), entries, der(0xa0, &der(0x30, &list))].concat();
+        let tbs = der(0x30, &tbs);
+        let signature = [vec![0], self.issuer.key().sign(&tbs).unwrap()].concat();
+        let algorithm = elements(&content(&plain).0)[1].clone();
+        der(0x30, &[tbs, algorithm, der(0x03, &signature)].concat())
+    }
+
     /// A certificate for a key, as the parameters say, PEM.
     pub(super) fn sign(&self, params: &CertificateParams, key: &KeyPair) -> String {
         params.signed_by(key, &self.issuer).unwrap().pem()
@@ -147,6 +182,38 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
+}
+
+/// One DER element.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len();
+    let head = match u8::try_from(length) {
+        Ok(short @ ..=127) => vec![tag, short],
+        Ok(long) => vec![tag, 0x81, long],
+        Err(_) => vec![tag, 0x82, u8::try_from(length >> 8).unwrap(), u8::try_from(length & 0xff).unwrap()],
+    };
+    [head, content.to_vec()].concat()
+}
+
+/// What the first DER element holds, and what stands behind it.
+fn content(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (head, length) = match bytes[1] {
+        0x81 => (3, usize::from(bytes[2])),
+        0x82 => (4, usize::from(bytes[2]) << 8 | usize::from(bytes[3])),
+        short => (2, usize::from(short)),
+    };
+    (bytes[head..head + length].to_vec(), bytes[head + length..].to_vec())
+}
+
+/// DER elements that stand behind each other, each as a whole.
+fn elements(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (mut rest, mut all) = (bytes.to_vec(), Vec::new());
+    while !rest.is_empty() {
+        let (_, behind) = content(&rest);
+        all.push(rest[..rest.len() - behind.len()].to_vec());
+        rest = behind;
+    }
+    all
 }
 
 /// CAs of two departments and of the gateway, with the gateway's files, in a directory of its own.
@@ -234,7 +301,7 @@ impl Pki {
 pub(super) fn add_ca(contents: &mut Contents, name: &str, department: &str, ca: &Ca) {
     contents.manifest.client_cas.push(ClientCa { name: name.into(), departments: vec![department.into()] });
     contents.set(format!("{name}.pem"), Some(ca.pem.clone().into()));
-    contents.set(format!("{name}.crl"), Some(ca.crl(1, &[], 60 * DAY)));
+    contents.set(format!("{name}.crl"), Some(ca.list.clone()));
 }
 
 /// A client's TLS, as strangers make it: rustls, resumption on, no check of the server's SPIFFE ID.

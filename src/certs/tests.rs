@@ -293,6 +293,27 @@ async fn a_generation_without_its_ca_ends_a_connection() {
     assert_eq!(again, Err(NotNewer { current: 2, offered: 2 }));
 }
 
+/// A peer that has stopped reading gets nothing out of the socket's buffer any more: the connection is reset, not closed.
+#[tokio::test]
+async fn a_killed_connection_is_reset() {
+    let pki = Pki::new();
+    let running = Running::start(&pki, HardeningConfig { preface_timeout_ms: 60_000, ..short() }).await;
+    let config = Arc::new(client(Some((&pki.ga, &Leaf::client("GA/household")))));
+    let mut tls = tls(&running, config).await.unwrap();
+    running.until(|gate| gate.status().connections == 1).await;
+    let mut settings = [0; 9];
+    tls.read_exact(&mut settings).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut without = pki.contents();
+    without.manifest.client_cas.remove(0);
+    let without = pki.load(2, &without, Against::Serving(&running.gate.current())).unwrap();
+    running.gate.install(without).unwrap();
+    let (tcp, _) = tls.get_mut();
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(20), tcp.read_to_end(&mut rest)).await.expect("an end");
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[tokio::test]
 async fn a_binding_taken_away_ends_a_connection_and_a_new_server_leaf_does_not() {
     let pki = Pki::new();

@@ -11,7 +11,6 @@
 //! | `oncegate_token_cache_total` | counter | `result` |
 //! | `oncegate_limited_total` | counter | `scope` |
 //! | `oncegate_connections` | gauge | |
-//! | `oncegate_handshakes_total` | counter | `result` |
 //! | `oncegate_log_entries_total` | counter | `kind` |
 //! | `oncegate_log_wait_seconds` | histogram | |
 //! | `oncegate_log_writable` | gauge, 1 or 0 | |
@@ -66,7 +65,6 @@ pub struct Metrics {
     token_cache: Family<ResultLabel, Counter>,
     limited: Family<ScopeLabel, Counter>,
     connections: Gauge,
-    handshakes: Family<ResultLabel, Counter>,
     log_entries: Family<KindLabel, Counter>,
     log_wait: Histogram,
     log_writable: Gauge,
@@ -93,7 +91,6 @@ impl Metrics {
             token_cache: Family::default(),
             limited: Family::default(),
             connections: Gauge::default(),
-            handshakes: Family::default(),
             log_entries: Family::default(),
             log_wait: log_histogram(),
             log_writable: Gauge::default(),
@@ -159,11 +156,6 @@ impl Metrics {
     /// How many client connections are open now.
     pub fn connections(&self, open: usize) {
         self.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
-    }
-
-    /// A TLS handshake ended: `result` is `ok` or a reason of the program.
-    pub fn handshake(&self, result: &'static str) {
-        self.handshakes.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// An entry of the access log is durable, `waited` after it was handed in.
@@ -240,7 +232,6 @@ impl Metrics {
         for scope in LimitScope::ALL {
             drop(self.limited.get_or_create(&ScopeLabel { scope: scope.word() }));
         }
-        drop(self.handshakes.get_or_create(&ResultLabel { result: "ok" }));
         for result in ["activated", "refused"] {
             drop(self.trust.reloads.get_or_create(&ResultLabel { result }));
         }
@@ -267,7 +258,6 @@ impl Metrics {
         list.register("token_cache", "Look-ups in the cache of verified tokens", self.token_cache.clone());
         list.register("limited", "Calls refused for their rate", self.limited.clone());
         list.register("connections", "Open client connections", self.connections.clone());
-        list.register("handshakes", "TLS handshakes by result", self.handshakes.clone());
         list.register("log_entries", "Durable entries of the access log by kind", self.log_entries.clone());
         let help = "Time an entry waits until it is durable";
         list.register_with_unit("log_wait", help, Unit::Seconds, self.log_wait.clone());
@@ -571,7 +561,6 @@ mod tests {
         metrics.token_cache(CacheResult::Miss);
         metrics.limited(LimitScope::Subject);
         metrics.connections(2);
-        metrics.handshake("ok");
         metrics.log_entry(LogKind::Access, Duration::from_micros(300));
         metrics.log_writable(true);
         let end = Timestamp::from_secs(1_900_000_000);
@@ -604,7 +593,6 @@ mod tests {
             "oncegate_token_cache_total{result=\"miss\"} 1",
             "oncegate_limited_total{scope=\"subject\"} 1",
             "oncegate_connections 2",
-            "oncegate_handshakes_total{result=\"ok\"} 1",
             "oncegate_log_entries_total{kind=\"access\"} 1",
             "oncegate_log_wait_seconds_count 1",
             "oncegate_log_writable 1",

@@ -16,6 +16,9 @@ use oncegate::pb::gateway::lookup_service_client::LookupServiceClient;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::harness::{Site, birth, key_of, mask, out, profile, request};
 use crate::process::{PROGRAM, Place, with_token};
@@ -183,6 +186,27 @@ async fn everything_is_rotated_by_commands_and_no_call_fails() {
     assert_eq!(server.terminate(), Some(0));
 }
 
+/// A stream that is answered without a pause until it ends; when its last answer came.
+async fn open_stream(channel: tonic::transport::Channel) -> JoinHandle<Instant> {
+    let asks = futures_util::stream::unfold((), async |()| {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let message_request = Some(MessageRequest::ListServices(String::new()));
+        Some((ServerReflectionRequest { host: String::new(), message_request }, ()))
+    });
+    let mut client = ServerReflectionClient::new(channel);
+    let mut answers = client.server_reflection_info(asks).await.unwrap().into_inner();
+    answers.message().await.unwrap().expect("a first answer");
+    tokio::spawn(async move {
+        // Without it the connection might end before the stream.
+        let _client = client;
+        let mut last = Instant::now();
+        while let Ok(Some(_)) = answers.message().await {
+            last = Instant::now();
+        }
+        last
+    })
+}
+
 /// Revoked by its CA or blocked by the operator: out within a second, whatever it has open; others notice nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_revoked_or_blocked_is_out_within_a_second() {
@@ -208,6 +232,7 @@ async fn whoever_is_revoked_or_blocked_is_out_within_a_second() {
         let (mut client, mut idle) = (CatalogServiceClient::new(connect()), CatalogServiceClient::new(connect()));
         client.list_matters(ListMattersRequest::default()).await.unwrap();
         idle.list_matters(ListMattersRequest::default()).await.unwrap();
+        let stream = open_stream(connect()).await;
         let stop = Arc::new(AtomicBool::new(false));
         let calling = tokio::spawn({
             let stop = stop.clone();
@@ -231,11 +256,15 @@ async fn whoever_is_revoked_or_blocked_is_out_within_a_second() {
             trust(&place, &["revoke", "--crl", "ga.crl"]);
         }
         let done = Instant::now();
-        assert_eq!(self::killed(&place), killed + 2, "the idle connection, too");
+        assert_eq!(self::killed(&place), killed + 3, "the idle connection and the open stream, too");
         tokio::time::sleep(Duration::from_millis(1100)).await;
         stop.store(true, Ordering::SeqCst);
         let after = calling.await.unwrap().saturating_duration_since(done);
         assert!(after < Duration::from_secs(1), "it was answered {after:?} after");
+        ended.push(after);
+        let streamed = tokio::time::timeout(Duration::from_secs(20), stream).await.expect("the stream ends").unwrap();
+        let after = streamed.saturating_duration_since(done);
+        assert!(after < Duration::from_secs(1), "its stream was answered {after:?} after");
         ended.push(after);
         assert!(idle.list_matters(ListMattersRequest::default()).await.is_err());
         if round % 2 == 0 {
@@ -254,6 +283,25 @@ async fn whoever_is_revoked_or_blocked_is_out_within_a_second() {
     assert_eq!(server.terminate(), Some(0));
 }
 
+/// Its CA is gone and it drains, its stream open for the whole grace: a block ends it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_drains_is_out_within_a_second_when_blocked() {
+    let place = place().await;
+    let server = place.start();
+    let channel = profile(&server.address, "GA", "household").client(Clock::system()).unwrap().channel;
+    trust(&place, &["stage", "--remove-client-ca", "GA", "--mode", "drain", "--force"]);
+    let stream = open_stream(channel).await;
+    let said = trust(&place, &["activate"]);
+    assert!(said.contains("1 drained, 0 cut"), "{said}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!stream.is_finished(), "it drains");
+    trust(&place, &["block", "--san", "spiffe://heshan.gov.example/GA/household"]);
+    let done = Instant::now();
+    let last = tokio::time::timeout(Duration::from_secs(20), stream).await.expect("the stream ends").unwrap();
+    assert!(last.saturating_duration_since(done) < Duration::from_secs(1));
+    assert_eq!(server.terminate(), Some(0));
+}
+
 fn killed(place: &Place) -> u64 {
     let status: serde_json::Value = serde_json::from_str(&trust(place, &["status", "--json"])).unwrap();
     status["serving"]["killed"].as_u64().unwrap()
@@ -269,27 +317,41 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
     trust_fails(&place, &["activate"]);
     trust(&place, &["rollback"]);
     assert!(trust(&place, &["who"]).contains("nobody"));
+    assert!(trust(&place, &["who", "--issuer", "GA"]).contains("nobody"));
+    let typo = trust_fails(&place, &["who", "--issuer", "GO"]);
+    assert!(typo.contains("no client CA is called GO; there are "), "{typo}");
+    trust(&place, &["stage", "--remove-client-ca", "GA", "--mode", "drain", "--force"]);
+    trust(&place, &["activate"]);
     let history = trust(&place, &["history"]);
     assert!(history.contains("rollback: to generation 1") && history.contains("block: id"), "{history}");
     assert_eq!(server.terminate(), Some(0));
-    let said: Vec<_> = place
-        .log()
-        .into_iter()
-        .filter_map(|entry| match entry.content {
-            Content::Entry(Entry::Admin(admin)) => Some(admin),
-            _ => None,
-        })
-        .collect();
+    // What was done while the gateway was down is told when it starts.
+    trust(&place, &["block", "--san", id, "--remove"]);
+    let server = place.start();
+    assert_eq!(server.terminate(), Some(0));
+    let (mut said, mut starts) = (Vec::new(), Vec::new());
+    for entry in place.log() {
+        match entry.content {
+            Content::Entry(Entry::Admin(admin)) => said.push(admin),
+            Content::Entry(Entry::Start(start)) => starts.push(start.trust),
+            _ => {}
+        }
+    }
     let details: Vec<_> = said.iter().map(|admin| admin.detail.as_str()).collect();
+    let removed = "client CA GA removed, drained, in use or not";
     assert_eq!(
         details,
         [
             format!("block: id {id}").as_str(),
-            &format!("block: id {id}: done, generation 2"),
+            &format!("block: done: generation 2: block: id {id}"),
             "activate",
             "activate: not done: nothing is staged; see `oncegate trust stage`",
             "rollback",
-            "rollback: done, generation 3",
+            "rollback: done: generation 3: rollback: to generation 1",
+            &format!("stage: {removed}"),
+            &format!("stage: done: staged: {removed}"),
+            "activate",
+            &format!("activate: done: generation 4: activate: {removed}"),
         ]
     );
     assert!(said.iter().all(|admin| admin.operator == "root (uid 0)"), "{said:?}");
@@ -299,6 +361,10 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
     assert!(shown.contains("activate, by root (uid 0)"), "{shown}");
     let (_, shown) = run(&place, &[&search[..], &["--json"]].concat());
     assert!(shown.contains(&format!("\"detail\":\"block: id {id}: done, generation 2\"")), "{shown}");
+    assert_eq!(starts.len(), 2, "{starts:?}");
+    assert!(starts[0].starts_with("trust generation 1, "), "{starts:?}");
+    let second = format!("trust generation 5, unblock: id {id} by root (uid 0), SHA-256 ");
+    assert!(starts[1].starts_with(&second), "{starts:?}");
 
     // An auditor may look and not touch.
     let text = std::fs::read_to_string(place.path("gateway.toml")).unwrap();
@@ -406,7 +472,8 @@ fn kill_nine_in_the_middle_of_commands_leaves_a_generation_that_serves() {
     let mut killed = 0;
     for round in 0..rounds {
         let serial = format!("{:04x}", 0x1000 + round);
-        let words: [&[&str]; 3] = [&["block", "--serial", &serial], &["stage", "--bind", "GA=GA"], &["activate"]];
+        let block = ["block", "--serial", &serial, "--ca", "GA"];
+        let words: [&[&str]; 3] = [&block, &["stage", "--bind", "GA=GA"], &["activate"]];
         let mut child = Command::new(PROGRAM)
             .args(["trust", "--config", "gateway.toml"])
             .args(words[round % 3])
@@ -423,6 +490,42 @@ fn kill_nine_in_the_middle_of_commands_leaves_a_generation_that_serves() {
         assert_eq!(code, Some(0), "round {round}: {said}");
     }
     assert!(killed > 0, "nothing was interrupted");
+}
+
+/// The gateway itself is killed at a random moment of an act that it carries out: it starts again, and a block that was
+/// told to be done holds.
+#[test]
+fn kill_nine_of_the_gateway_in_the_middle_of_an_act_leaves_a_generation_that_serves() {
+    let rounds: usize = std::env::var("ONCEGATE_ROUNDS").map_or(4, |rounds| rounds.parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let place = runtime.block_on(place());
+    let mut random = rand::rngs::StdRng::seed_from_u64(12);
+    let mut told = Vec::new();
+    for round in 0..rounds {
+        let mut server = place.start();
+        let serial = format!("{:04x}", 0x2000 + round);
+        let mut child = Command::new(PROGRAM)
+            .args(["trust", "--config", "gateway.toml", "block", "--serial", &serial, "--ca", "GA"])
+            .current_dir(place.path(""))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::park_timeout(Duration::from_millis(random.random_range(20..200)));
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        if child.wait().unwrap().success() {
+            told.push(serial);
+        }
+        let (code, said) = run(&place, &["check", "--config", "gateway.toml"]);
+        assert_eq!(code, Some(0), "round {round}: {said}");
+    }
+    let server = place.start();
+    let status: serde_json::Value = serde_json::from_str(&trust(&place, &["status", "--json"])).unwrap();
+    let blocked: Vec<_> =
+        status["blocked"].as_array().unwrap().iter().map(|one| one["serial"].as_str().unwrap()).collect();
+    assert!(told.iter().all(|serial| blocked.contains(&serial.as_str())), "{told:?} in {blocked:?}");
+    assert_eq!(server.terminate(), Some(0));
 }
 
 /// New token keys are announced beside the old ones; what is not in order is passed over; what is taken out is refused.

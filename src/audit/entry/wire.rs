@@ -58,6 +58,7 @@ pub(in crate::audit) fn encode(entry: Entry) -> (Kind, Vec<u8>) {
                 gateway: clip(start.gateway, 512),
                 policy: start.policy.to_vec().into(),
                 recovered: start.recovered,
+                trust: clip(start.trust, 1024),
             };
             (Kind::START, start.encode_to_vec())
         }
@@ -99,6 +100,7 @@ pub(in crate::audit) fn decode(kind: Kind, body: &[u8]) -> Result<Entry, DecodeE
                 gateway: start.gateway,
                 policy: exact(&start.policy, "policy")?,
                 recovered: start.recovered,
+                trust: start.trust,
             })
         }
         Kind::STOP => Entry::Stop(StopEntry { reason: pb::Stop::decode(body).map_err(broken)?.reason }),
@@ -521,7 +523,13 @@ mod tests {
         for entry in [
             Entry::Access(Box::new(full(3, 2, 2, "text"))),
             Entry::Access(Box::new(AccessEntry::new(RequestId::generate(), caller(), Outcome::Rejected))),
-            Entry::Start(StartEntry { version: "1".into(), gateway: "g".into(), policy: hash, recovered: 5 }),
+            Entry::Start(StartEntry {
+                version: "1".into(),
+                gateway: "g".into(),
+                policy: hash,
+                recovered: 5,
+                trust: "t".into(),
+            }),
             Entry::Stop(StopEntry { reason: "drained".into() }),
             Entry::PolicyChange(PolicyChangeEntry { from: None, to: hash, operator: operator.clone() }),
             Entry::PolicyChange(PolicyChangeEntry { from: Some(hash), to: hash, operator: operator.clone() }),

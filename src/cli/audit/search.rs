@@ -235,7 +235,9 @@ fn describe(content: &Content) -> (&'static str, String) {
         Content::Epoch { readable } => {
             ("EPOCH", if *readable { "new data key" } else { "new data key, not for this reader" }.to_owned())
         }
-        Content::Entry(Entry::Start(start)) => ("START", format!("version {}, {}", start.version, start.gateway)),
+        Content::Entry(Entry::Start(start)) => {
+            ("START", format!("version {}, {}; {}", start.version, start.gateway, start.trust))
+        }
         Content::Entry(Entry::Stop(stop)) => ("STOP", stop.reason.clone()),
         Content::Entry(Entry::PolicyChange(change)) => ("POLICY_CHANGE", change.operator.clone()),
         Content::Entry(Entry::Admin(admin)) => {

@@ -172,9 +172,17 @@ pub(super) fn who(
     as_json: bool,
     out: &mut dyn Write,
     look: Look,
-) -> io::Result<()> {
+) -> Result<(), Failure> {
+    if let Some(issuer) = issuer {
+        let known = state.client_cas.iter().any(|ca| ca.name == issuer || ca.key_sha256 == issuer);
+        if !known && of_issuer(state, Some(issuer)).next().is_none() {
+            let names: Vec<_> = state.client_cas.iter().map(|ca| ca.name.as_str()).collect();
+            let what = format!("no client CA is called {}; there are {}", issuer.escape_debug(), names.join(", "));
+            return Err(Failure::new(Exit::Failed, what));
+        }
+    }
     if as_json {
-        return writeln!(out, "{:#}", sightings(state, issuer));
+        return Ok(writeln!(out, "{:#}", sightings(state, issuer))?);
     }
     let mut table = Table::new(&["system", "CA", "last seen", "connections", "certificate ends"]);
     for seen in of_issuer(state, issuer) {
@@ -189,10 +197,10 @@ pub(super) fn who(
     let since = state.serving.as_ref().and_then(|serving| serving.started_at.as_ref());
     let since = since.map_or_else(|| "the gateway does not run".to_owned(), |at| format!("since {}", shown(Some(at))));
     if table.is_empty() {
-        return writeln!(out, "nobody; {since}");
+        return Ok(writeln!(out, "nobody; {since}")?);
     }
     table.write(out, look)?;
-    writeln!(out, "  {since}")
+    Ok(writeln!(out, "  {since}")?)
 }
 
 fn sightings(state: &pb::GetTrustResponse, issuer: Option<&str>) -> Value {
