@@ -360,7 +360,7 @@ async fn acts_are_entries_with_their_operator_and_roles_are_kept() {
     let (_, shown) = run(&place, &search);
     assert!(shown.contains("activate, by root (uid 0)"), "{shown}");
     let (_, shown) = run(&place, &[&search[..], &["--json"]].concat());
-    assert!(shown.contains(&format!("\"detail\":\"block: id {id}: done, generation 2\"")), "{shown}");
+    assert!(shown.contains(&format!("\"detail\":\"block: done: generation 2: block: id {id}\"")), "{shown}");
     assert_eq!(starts.len(), 2, "{starts:?}");
     assert!(starts[0].starts_with("trust generation 1, "), "{starts:?}");
     let second = format!("trust generation 5, unblock: id {id} by root (uid 0), SHA-256 ");
