@@ -153,7 +153,7 @@ impl Loaded {
             let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
             (tokens, gather(&mut faults, connectors))
         });
-        let registries = Registries::new(&config.registries, served, clock, metrics.clone());
+        let registries = Registries::new(&config.registries, &config.file, served, clock, metrics.clone());
         let registries = gather(&mut faults, registries);
         let witnesses = witness::peers(&config.audit, served, clock);
         let witnesses = witnesses.map_err(|error| faults.of(&config.file, format!("audit.witnesses: {error}"))).ok();
@@ -433,7 +433,6 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
         if policy.grants().next().is_none() {
             found.push("the policy has no grant".to_owned());
         }
-        found.extend(policy.vocabulary().problem(gateway.clock.now()));
         found
     }))
 }
@@ -508,6 +507,8 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
             if found.is_empty() {
                 set_health(&health, ServingStatus::Serving).await;
             } else {
+        let today = gateway.clock.now().date_in_china();
+        metrics.policy_workdays_end(gateway.policy.load().workdays_end(today).map(Timestamp::start_of_day_in_china));
                 tracing::error!(problems = found.join("; "), "not ready");
                 set_health(&health, ServingStatus::NotServing).await;
             }
