@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncegate::audit::{AccessEntry, AuditConfig, Entry, Journal, Outcome, StartInfo, StopEntry};
+use oncegate::audit::{AccessEntry, AuditConfig, Entry, Journal, Outcome, PolicyKeys, StartInfo, StopEntry};
 use oncegate::catalog::{CaseSubject, Catalog, Fields, Matter};
 use oncegate::cli::demo::numbers;
 use oncegate::cli::pki::{self, PkiSettings};
@@ -144,7 +144,7 @@ fn policy(dir: &TempDir, out: &Path, grants: usize) {
     }
     let record = record.encode_to_vec();
     let party = |role: &str| Party { role: role.into(), attributes: vec![("id_no".into(), mother.clone())] };
-    let child = Party { role: "child".into(), attributes: Vec::new() };
+    let child = Party { role: "child".into(), attributes: child.attributes };
     let case = Case { open: true, region: String::new(), parties: vec![child, party("mother"), party("applicant")] };
     let given = Given { case: Some(Arc::new(case)), consent: None };
     let decide = || policy.decide(&caller, &purpose, &subject, Mode::Query, all, &given, now);
@@ -290,6 +290,7 @@ async fn log(dir: &TempDir, out: &Path) {
         gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(),
         policy: [0; 32],
         trust: String::new(),
+        policy_keys: PolicyKeys::default(),
         held: Vec::new(),
     };
     let journal = Arc::new(Journal::open(&config, Clock::system(), start).unwrap());

@@ -11,7 +11,7 @@ use oncegate::audit::note::{self, Algorithm, Note, VerifierKey};
 use oncegate::audit::reader::LogReader;
 use oncegate::audit::receipt::SignedReceipt;
 use oncegate::audit::tree::Resource;
-use oncegate::audit::{AuditConfig, Entry, Journal, StartInfo, StopEntry};
+use oncegate::audit::{AuditConfig, Entry, Journal, PolicyKeys, StartInfo, StopEntry};
 use oncegate::catalog::{CaseSubject, Catalog, Fields};
 use oncegate::cli::demo::numbers;
 use oncegate::cli::pki::{self, PkiSettings};
@@ -143,6 +143,7 @@ fn start() -> StartInfo {
         gateway: "spiffe://heshan.gov.example/ZS/oncegate".into(),
         policy: [0; 32],
         trust: String::new(),
+        policy_keys: PolicyKeys::default(),
         held: Vec::new(),
     }
 }

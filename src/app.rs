@@ -15,7 +15,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
-use crate::audit::{Entry, Journal, OpenError, StartInfo};
+use crate::audit::{Entry, Journal, OpenError, PolicyKeys, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Keeper, Opened};
@@ -102,11 +102,11 @@ impl Loaded {
     /// # Errors
     /// All faults of all files at once.
     pub fn load(config: &Config, clock: &Clock) -> Result<Self, Faults> {
-        Self::with_policy(config, &config.policy.bundle, clock)
+        Self::with_policy(config, &config.policy.bundle, None, clock)
     }
 
-    /// The same with the policy of a folder.
-    fn with_policy(config: &Config, bundle: &Path, clock: &Clock) -> Result<Self, Faults> {
+    /// The same with the policy of a folder, of which no file may be older than `before` has it.
+    fn with_policy(config: &Config, bundle: &Path, before: Option<&Record>, clock: &Clock) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let limits = Arc::new(Limits::new(&config.limits));
@@ -114,6 +114,9 @@ impl Loaded {
         let trust = gather(&mut faults, Opened::open(&config.trust, &config.trust_domain, clock));
         config.hardening.check(&config.file, &mut faults);
         config.calls.check(&config.file, &mut faults);
+        if let Some(admin) = &config.admin {
+            admin.check(&config.file, &mut faults);
+        }
         if let Err(error) = config.telemetry.check() {
             faults.of(&config.file, error.to_string());
         }
@@ -122,7 +125,7 @@ impl Loaded {
         }
         let served = trust.as_ref().and_then(|trust| trust.generation.client_identity());
         let rules = gather(&mut faults, Rules::load(&config.policy, &config.file));
-        let policy = rules.as_ref().and_then(|rules| gather(&mut faults, rules.open(bundle, None, None)));
+        let policy = rules.as_ref().and_then(|rules| gather(&mut faults, rules.open(bundle, None, before)));
         let catalog = policy.as_ref().map(|policy| policy.catalog().clone());
         // What names departments and types can be checked if the catalog is sound, though grants may not be.
         let catalog = catalog.or_else(|| Catalog::read(bundle, &mut Faults::default()).map(Arc::new));
@@ -153,7 +156,7 @@ impl Loaded {
             let tokens = gather(&mut faults, tokens.map(|tokens| tokens.with_metrics(metrics.clone())));
             (tokens, gather(&mut faults, connectors))
         });
-        let registries = Registries::new(&config.registries, served, clock, metrics.clone());
+        let registries = Registries::new(&config.registries, &config.file, served, clock, metrics.clone());
         let registries = gather(&mut faults, registries);
         let witnesses = witness::peers(&config.audit, served, clock);
         let witnesses = witnesses.map_err(|error| faults.of(&config.file, format!("audit.witnesses: {error}"))).ok();
@@ -200,13 +203,15 @@ impl App {
     /// start leaves no entry.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
         let store = Store::open(&config.policy.store)?;
-        let (bundle, newest) = (&config.policy.bundle, store.newest()?.map(|newest| newest.record));
+        let bundle = &config.policy.bundle;
         let current = store.current()?;
+        // A generation that was rolled back to has older files than served already.
+        let before = current.as_ref().map(|current| &current.record).filter(|record| record.rollback_of.is_none());
         let serving = match &current {
             Some(current) => current.dir.clone(),
             None => store.stage(bundle)?,
         };
-        let loaded = Loaded::with_policy(&config, &serving, &clock).map_err(|faults| match &current {
+        let loaded = Loaded::with_policy(&config, &serving, before, &clock).map_err(|faults| match &current {
             Some(_) => faults,
             None => faults.moved(&serving, bundle),
         })?;
@@ -219,13 +224,19 @@ impl App {
         };
         let held = witness::held(&config.audit, &witnesses).await;
         let gateway_id = trust.generation.server_id().to_string();
-        let policy_hash = *policy.hash().as_bytes();
-        let start = StartInfo { gateway: gateway_id, policy: policy_hash, trust: trust.generation.told(), held };
+        let [authority, approvers] = rules.kids();
+        let start = StartInfo {
+            gateway: gateway_id,
+            policy: *policy.hash().as_bytes(),
+            policy_keys: PolicyKeys { signed: rules.are_signed(), authority, approvers },
+            trust: trust.generation.told(),
+            held,
+        };
         let number = match current {
             Some(current) if current.record.hash == policy.hash().to_string() => current.number,
             Some(current) => return Err(altered(&current.dir, &policy).into()),
             None => {
-                store.prepare(&Record::new(&policy, clock.now(), "start".to_owned(), newest.as_ref()))?;
+                store.prepare(&Record::new(&policy, clock.now(), "start".to_owned(), None))?;
                 store.commit()?
             }
         };
@@ -433,7 +444,6 @@ fn problems(gateway: Arc<Gateway>, keeper: Arc<Keeper>, stop: CancellationToken)
         if policy.grants().next().is_none() {
             found.push("the policy has no grant".to_owned());
         }
-        found.extend(policy.vocabulary().problem(gateway.clock.now()));
         found
     }))
 }
@@ -497,6 +507,8 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
         metrics.log_writable(log.writable);
         metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
         record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
+        let today = gateway.clock.now().date_in_china();
+        metrics.policy_workdays_end(gateway.policy.load().workdays_end(today).map(Timestamp::start_of_day_in_china));
         let (told, of) = (gateway.clone(), keeper.clone());
         // Reads the trust directory.
         if tokio::task::spawn_blocking(move || tell_trust(&told, &of)).await.is_err() {

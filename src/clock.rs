@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
-use time::{Date, OffsetDateTime, UtcOffset};
+use time::{Date, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
 /// A point in time, microseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -49,9 +49,15 @@ impl Timestamp {
         self.in_china().date()
     }
 
+    /// The first moment of a day in China Standard Time; the earliest point for days before 1970.
+    pub fn start_of_day_in_china(day: Date) -> Self {
+        let start = PrimitiveDateTime::new(day, Time::MIDNIGHT).assume_offset(china());
+        Self::from_secs(u64::try_from(start.unix_timestamp()).unwrap_or_default())
+    }
+
     /// Date and time of day in China Standard Time.
     pub fn in_china(self) -> OffsetDateTime {
-        self.in_offset(UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC))
+        self.in_offset(china())
     }
 
     /// RFC 3339 text in UTC, always with six digits of a second.
@@ -66,6 +72,10 @@ impl Timestamp {
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
             .to_offset(offset)
     }
+}
+
+fn china() -> UtcOffset {
+    UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC)
 }
 
 /// Where the time comes from. Cheap to clone; clones of a manual clock share their hand.
@@ -108,7 +118,9 @@ mod tests {
         // 2026-11-23 15:59:59 UTC is the last second of the 23rd in China.
         let evening = Timestamp::from_secs(1_795_449_599);
         assert_eq!(evening.date_in_china().to_string(), "2026-11-23");
-        assert_eq!(evening.plus(Duration::from_secs(1)).date_in_china().to_string(), "2026-11-24");
+        let morning = evening.plus(Duration::from_secs(1));
+        assert_eq!(morning.date_in_china().to_string(), "2026-11-24");
+        assert_eq!(Timestamp::start_of_day_in_china(morning.date_in_china()), morning);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::convert;
 use super::policy::PolicyAdmin;
 use super::policy_desk::PolicyDesk;
 use super::trust::{self, Trust};
+use crate::catalog::Faults;
 use crate::certs::Keeper;
 use crate::clock::Timestamp;
 use crate::lookup::Gateway;
@@ -42,6 +43,17 @@ impl AdminConfig {
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         self.socket = base.join(&self.socket);
+    }
+
+    /// Adds a fault for every user with two roles: which of them counts would follow from the order of the file.
+    pub fn check(&self, file: &Path, faults: &mut Faults) {
+        for (position, role) in self.roles.iter().enumerate() {
+            if let Some(uid) = role.uid
+                && self.roles.iter().take(position).any(|other| other.uid == Some(uid))
+            {
+                faults.of(file, format!("[[admin.roles]] uid {uid} has two roles: no one does another's work"));
+            }
+        }
     }
 }
 
@@ -241,6 +253,21 @@ fn role_of(roles: &[RoleConfig], uid: u32, gid: u32) -> Option<Role> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_has_two_roles() {
+        let config = |roles: &str| -> Vec<String> {
+            let config: AdminConfig = toml::from_str(&format!("socket = \"s\"\n{roles}")).unwrap();
+            let mut faults = Faults::default();
+            config.check(Path::new("gateway.toml"), &mut faults);
+            faults.0.into_iter().map(|fault| fault.message).collect()
+        };
+        let role = |role: &str, ids: &str| format!("[[roles]]\nrole = \"{role}\"\n{ids}\n");
+        let (operator, auditor) = (role("operator", "uid = 7"), role("auditor", "uid = 7\ngid = 1"));
+        assert_eq!(config(&(operator.clone() + &role("auditor", "uid = 8") + &role("auditor", "gid = 1"))), [""; 0]);
+        let faults = config(&(operator + &auditor));
+        assert!(faults.len() == 1 && faults[0].contains("uid 7 has two roles"), "{faults:?}");
+    }
 
     #[test]
     fn a_role_needs_every_id_it_names() {

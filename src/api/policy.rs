@@ -58,8 +58,10 @@ impl PolicyService for PolicyAdmin {
         request: Request<pb::RollBackPolicyRequest>,
     ) -> Result<Response<pb::RollBackPolicyResponse>, Status> {
         let who = self.security_administrator(request.extensions(), "RollBackPolicy").await?;
-        let number = Some(request.into_inner().generation).filter(|number| *number > 0);
-        let done = self.0.clone().roll_back(who, number).await.map_err(status)?;
+        let pb::RollBackPolicyRequest { generation, approval } = request.into_inner();
+        let number = Some(generation).filter(|number| *number > 0);
+        let approval = Some(approval).filter(|approval| !approval.is_empty());
+        let done = self.0.clone().roll_back(who, number, approval).await.map_err(status)?;
         Ok(Response::new(pb::RollBackPolicyResponse {
             generation: done.generation,
             hash: done.hash.to_string(),

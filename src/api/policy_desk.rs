@@ -6,6 +6,7 @@
 //!   enrolled            signa-    gate-   bundle's  disk but   log has  rename   from here on
 //!   said yes            tures     way     own       the link   it
 //! ```
+//! A rollback takes the same way with a generation's folder for a bundle, the approval that was kept with it, and no tests.
 //! A step that fails ends the act; the old generation goes on serving, and the refusal is on record, too.
 
 use std::fmt;
@@ -110,7 +111,9 @@ impl PolicyDesk {
     /// What should be seen to, in words.
     pub fn warnings(&self) -> Vec<String> {
         let unsigned = "bundles are not signed: whoever can write the gateway's files can widen access ([policy] mode)";
-        if self.is_signed() { Vec::new() } else { vec![unsigned.to_owned()] }
+        let unsigned = (!self.is_signed()).then(|| unsigned.to_owned());
+        let today = self.gateway.clock.now().date_in_china();
+        unsigned.into_iter().chain(self.gateway.policy.load().warnings(today)).collect()
     }
 
     /// Every generation on disk, newest first; reads files, blocks.
@@ -122,19 +125,23 @@ impl PolicyDesk {
     /// Puts a bundle in force. Once begun it ends, even if nobody waits for it.
     pub(super) async fn activate(self: Arc<Self>, who: Operator, wanted: Wanted) -> Result<Done, NotDone> {
         self.to_its_end(who, "ActivatePolicy", |desk, who| async move {
-            let key = desk.rules.approved(&wanted.expect, &wanted.approval).map_err(NotDone::Refused)?;
-            let who = format!("{who}, approved by key {key}");
-            let made = desk.on_disk(move |disk| disk.activate(&wanted, who)).await?;
+            let made = desk.on_disk(move |disk| disk.activate(&wanted, &who)).await?;
             desk.take_over(made).await
         })
         .await
     }
 
     /// Puts an older generation in force again: `number`, or the one before that which serves. Once begun it ends.
-    pub(super) async fn roll_back(self: Arc<Self>, who: Operator, number: Option<u64>) -> Result<Done, NotDone> {
+    /// `approval` stands in for the one that was kept with the generation.
+    pub(super) async fn roll_back(
+        self: Arc<Self>,
+        who: Operator,
+        number: Option<u64>,
+        approval: Option<String>,
+    ) -> Result<Done, NotDone> {
         self.to_its_end(who, "RollBackPolicy", move |desk, who| async move {
             let serving = desk.serving();
-            let made = desk.on_disk(move |disk| disk.roll_back(number, serving, who.to_string())).await?;
+            let made = desk.on_disk(move |disk| disk.roll_back(number, serving, approval, &who)).await?;
             desk.take_over(made).await
         })
         .await
@@ -217,7 +224,14 @@ impl PolicyDesk {
 }
 
 impl Disk {
-    fn activate(&self, wanted: &Wanted, who: String) -> Result<(Policy, Record), NotDone> {
+    /// The id of the enrolled key that approved this hash.
+    fn approved(&self, hash: &PolicyHash, approval: &str) -> Result<String, NotDone> {
+        self.rules.approved(hash, approval).map_err(NotDone::Refused)
+    }
+
+    fn activate(&self, wanted: &Wanted, who: &Operator) -> Result<(Policy, Record), NotDone> {
+        // First, so that nothing is read for somebody whom nobody approved.
+        self.approved(&wanted.expect, &wanted.approval)?;
         let newest = self.store.newest().map_err(refused)?.map(|newest| newest.record);
         let staged = self.store.stage(&wanted.bundle).map_err(refused)?;
         // Faults name the files as the operator knows them.
@@ -228,10 +242,16 @@ impl Disk {
         }
         (self.fits.0)(&policy).or(()).map_err(refused)?;
         tests_pass(&staged, &policy).map_err(refused)?;
-        self.prepare(policy, who, None)
+        self.prepare(policy, who, None, wanted.approval.clone())
     }
 
-    fn roll_back(&self, number: Option<u64>, serving: u64, who: String) -> Result<(Policy, Record), NotDone> {
+    fn roll_back(
+        &self,
+        number: Option<u64>,
+        serving: u64,
+        approval: Option<String>,
+        who: &Operator,
+    ) -> Result<(Policy, Record), NotDone> {
         let before = || {
             let numbers = self.store.numbers().map_err(refused)?;
             let before = numbers.into_iter().rfind(|number| *number < serving);
@@ -245,14 +265,26 @@ impl Disk {
         if policy.hash().to_string() != stored.record.hash {
             return Err(NotDone::Refused(format!("generation {number} was altered: its hash is {}", policy.hash())));
         }
+        // What was approved once may have been approved by somebody who is enrolled no more.
+        let approval = approval.or(stored.record.approval).ok_or_else(|| {
+            let hash = policy.hash();
+            NotDone::Refused(format!("generation {number} was approved by nobody: it takes an approval of {hash}"))
+        })?;
         (self.fits.0)(&policy).or(()).map_err(refused)?;
-        self.prepare(policy, who, Some(number))
+        self.prepare(policy, who, Some(number), approval)
     }
 
-    fn prepare(&self, policy: Policy, who: String, rollback_of: Option<u64>) -> Result<(Policy, Record), NotDone> {
+    fn prepare(
+        &self,
+        policy: Policy,
+        who: &Operator,
+        rollback_of: Option<u64>,
+        approval: String,
+    ) -> Result<(Policy, Record), NotDone> {
         let newest = self.store.newest().map_err(refused)?.map(|newest| newest.record);
+        let who = format!("{who}, approved by key {}", self.approved(policy.hash(), &approval)?);
         let record = Record::new(&policy, self.now, who, newest.as_ref());
-        let record = record.instead_of(self.serving.hash(), rollback_of);
+        let record = record.instead_of(self.serving.hash(), rollback_of, approval);
         self.store.prepare(&record).map_err(refused)?;
         Ok((policy, record))
     }

@@ -268,10 +268,23 @@ pub struct StartEntry {
     pub gateway: String,
     /// Hash of the policy generation.
     pub policy: [u8; 32],
+    /// Who can change the policy, as the configuration has it.
+    pub policy_keys: PolicyKeys,
     /// Entries that recovery found. An unclean end shows in that no STOP stands before.
     pub recovered: u64,
     /// The trust generation that serves, in words.
     pub trust: String,
+}
+
+/// Who can change a gateway's policy. That stands in its configuration, which its operators write: here it is seen.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PolicyKeys {
+    /// True if bundles must be signed.
+    pub signed: bool,
+    /// Ids of the pinned keys of the competent department; at most 32 are kept.
+    pub authority: Vec<String>,
+    /// Ids of the keys of the security administrators; at most 32 are kept.
+    pub approvers: Vec<String>,
 }
 
 /// The gateway ended in order.

@@ -438,6 +438,7 @@ impl Writer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             gateway: info.gateway,
             policy: info.policy,
+            policy_keys: info.policy_keys,
             recovered: tail.next,
             trust: info.trust,
         });

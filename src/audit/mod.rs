@@ -62,7 +62,7 @@ use self::checkpoint::Tree;
 pub use self::config::{AuditConfig, ContinuesConfig, DiskLimits, PeerTls, ServeConfig, WitnessConfig};
 pub use self::entry::{
     AccessEntry, AdminEntry, ComparedField, Comparison, DecodeError, Entry, EntrySubject, LegalBasis, MaskedField,
-    Mode, Omitted, Outcome, PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
+    Mode, Omitted, Outcome, PolicyChangeEntry, PolicyKeys, RecordDecision, StartEntry, StopEntry, WithheldField,
 };
 pub(crate) use self::frame::PER_SEGMENT;
 pub use self::journal::Journal;
@@ -82,6 +82,8 @@ pub struct StartInfo {
     pub policy: [u8; 32],
     /// The trust generation that serves, and who made it how, in words.
     pub trust: String,
+    /// Who can change it.
+    pub policy_keys: PolicyKeys,
     /// Trees of this log that others hold, witnesses above all: a log that does not contain them is not continued.
     pub held: Vec<Tree>,
 }

@@ -106,6 +106,7 @@ fn start() -> StartInfo {
         gateway: "spiffe://heshan.gov.example/ZS/gateway-1".into(),
         policy: [7; 32],
         trust: "generation 1".into(),
+        policy_keys: PolicyKeys::default(),
         held: Vec::new(),
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn descriptor_sets(directory: &Path, faults: &mut Faults) -> Vec<(Pat
         .collect()
 }
 
-/// The files of the directory that end so, sorted.
+/// The files of the directory that end so, sorted. Hidden ones are passed over, as everywhere in a bundle.
 fn listed(directory: &Path, extension: &str, faults: &mut Faults) -> Vec<PathBuf> {
     let listed = fs::read_dir(directory)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<PathBuf>, _>>());
@@ -120,7 +120,8 @@ fn listed(directory: &Path, extension: &str, faults: &mut Faults) -> Vec<PathBuf
         faults.of(directory, format!("cannot be read: {error}"));
         Vec::new()
     });
-    files.retain(|file| file.extension().is_some_and(|found| found == extension));
+    let hidden = |file: &PathBuf| file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    files.retain(|file| file.extension().is_some_and(|found| found == extension) && !hidden(file));
     files.sort();
     files
 }

@@ -267,6 +267,19 @@ impl CertificateType {
         self.leaves.iter().position(|leaf| leaf.path == path)
     }
 
+    /// True if the leaf stands in a list.
+    pub fn is_listed(&self, leaf: usize) -> bool {
+        let mut node = &self.root;
+        for number in self.leaves.get(leaf).iter().flat_map(|leaf| &leaf.numbers) {
+            match node.children.iter().find(|(known, _)| known == number) {
+                Some((_, Child::Leaf { repeated: true, .. } | Child::Message { repeated: true, .. })) => return true,
+                Some((_, Child::Message { node: below, .. })) => node = below,
+                _ => break,
+            }
+        }
+        false
+    }
+
     /// The path of a leaf or the name of a predicate; empty if there is neither.
     pub fn path(&self, field: usize) -> &str {
         let predicate = || self.predicate(field).map_or("", |predicate| &predicate.name);

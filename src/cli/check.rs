@@ -92,7 +92,7 @@ impl Found {
                 _ => {}
             }
         }
-        warnings.extend(policy.vocabulary().problem(clock.now()));
+        warnings.extend(policy.warnings(today));
         let verify = policy.grants().filter(|grant| grant.mode == Mode::Verify).count();
         let counts = vec![
             ("departments and organisations", catalog.departments().count()),

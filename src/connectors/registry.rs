@@ -64,11 +64,11 @@ pub struct RegistryConfig {
     pub certificate: Option<PathBuf>,
     /// PEM file with the key of that certificate.
     pub key: Option<PathBuf>,
-    /// Longest time for one answer, in milliseconds. Default 1000.
+    /// Longest time for one answer, in milliseconds, 1 to 600000. Default 1000.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
     /// How long an open case, or a given consent, is believed, in seconds: the delay after which a closed case or a
-    /// revoked consent is noticed at the latest. 0 asks each time. Default 30.
+    /// revoked consent is noticed at the latest. 0 asks each time; at most 3600. Default 30.
     #[serde(default = "default_fresh_s")]
     pub fresh_s: u64,
 }
@@ -81,7 +81,25 @@ const fn default_fresh_s() -> u64 {
     30
 }
 
+impl RegistryConfig {
+    /// What is out of its bounds.
+    fn out_of_bounds(&self) -> impl Iterator<Item = String> {
+        let bounds = [("timeout_ms", self.timeout_ms, 1, 600_000), ("fresh_s", self.fresh_s, 0, 3_600)];
+        let out = bounds.into_iter().filter(|(_, value, least, most)| !(*least..=*most).contains(value));
+        out.map(|(name, value, least, most)| format!("{name} is {value}; it must be {least} to {most}"))
+    }
+}
+
 impl RegistriesConfig {
+    /// Adds a fault for everything that is out of its bounds.
+    fn check(&self, file: &Path, faults: &mut Faults) {
+        for (name, registry) in [("case", &self.case), ("consent", &self.consent)] {
+            for what in registry.iter().flat_map(RegistryConfig::out_of_bounds) {
+                faults.of(file, format!("[registries.{name}] {what}"));
+            }
+        }
+    }
+
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         for registry in self.case.iter_mut().chain(&mut self.consent) {
@@ -125,18 +143,23 @@ enum NotKept {
 }
 
 impl Registries {
-    /// Prepares a connection to each registry; none is opened yet. `served` is the identity of the trust generation, for
-    /// registries that are shown no other.
+    /// Prepares a connection to each registry; none is opened yet. `file` is the configuration, `served` the identity of the
+    /// trust generation, for registries that are shown no other.
     ///
     /// # Errors
-    /// All faults of the trust material at once.
+    /// All faults of the configuration and the trust material at once.
     pub fn new(
         config: &RegistriesConfig,
+        file: &Path,
         served: Option<&Arc<CertifiedKey>>,
         clock: &Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Faults> {
         let mut faults = Faults::default();
+        config.check(file, &mut faults);
+        if !faults.0.is_empty() {
+            return Err(faults);
+        }
         let mut open = |name: &str, config: &RegistryConfig| {
             let RegistryConfig { address, ca, certificate, key, server_id, .. } = config.clone();
             let upstream = UpstreamConfig::new(address, ca, certificate, key, server_id);
@@ -324,6 +347,11 @@ fn case_of(answer: pb::GetCaseResponse) -> Option<Case> {
     let bounded = |party: &pb::CaseParty| party.attributes.len() <= MAX_ATTRIBUTES;
     if answer.parties.len() > MAX_PARTIES || !answer.parties.iter().all(bounded) {
         tracing::warn!("the case registry sent a case beyond its bounds");
+        return None;
+    }
+    // What is not known is left out: an empty value would be equal to another one.
+    if answer.parties.iter().flat_map(|party| &party.attributes).any(|known| known.value.is_empty()) {
+        tracing::warn!("the case registry sent a party with an empty attribute");
         return None;
     }
     let party = |party: pb::CaseParty| Party {

@@ -112,6 +112,15 @@ impl KeySet {
     }
 }
 
+impl KeySet {
+    /// The ids of the keys, ascending.
+    pub fn kids(&self) -> Vec<String> {
+        let mut kids: Vec<_> = self.0.keys().cloned().collect();
+        kids.sort_unstable();
+        kids
+    }
+}
+
 impl std::fmt::Debug for KeySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()

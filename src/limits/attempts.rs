@@ -23,10 +23,10 @@ pub(super) struct Attempts {
     rested: Mutex<HashMap<u64, Duration>>,
 }
 
-/// One attempt that was taken. Unless it is given back, it counts as wrong: so does a call that was cut short.
+/// One attempt that was taken from one key.
 #[derive(Debug)]
 #[must_use = "an attempt that was right is given back"]
-pub struct Attempt(u64);
+pub(super) struct Taken(u64);
 
 impl Attempts {
     pub(super) fn new(most: NonZeroU32, period: Duration, max_keys: usize) -> Self {
@@ -40,7 +40,7 @@ impl Attempts {
     }
 
     /// Takes one attempt of `key`, or says how long to wait.
-    pub(super) fn take(&self, key: &impl Hash, now: Duration) -> Result<Attempt, Duration> {
+    pub(super) fn take(&self, key: &impl Hash, now: Duration) -> Result<Taken, Duration> {
         let mut cell = self.secret.hash_one(key);
         let mut rested = lock(&self.rested);
         if rested.len() >= self.max_keys && !rested.contains_key(&cell) {
@@ -55,15 +55,15 @@ impl Attempts {
             Some(wait) if !wait.is_zero() => Err(wait),
             _ => {
                 *until = next;
-                Ok(Attempt(cell))
+                Ok(Taken(cell))
             }
         }
     }
 
     /// Nothing was wrong.
     #[expect(clippy::needless_pass_by_value, reason = "an attempt is given back once")]
-    pub(super) fn give_back(&self, attempt: Attempt) {
-        if let Some(until) = lock(&self.rested).get_mut(&attempt.0) {
+    pub(super) fn give_back(&self, taken: Taken) {
+        if let Some(until) = lock(&self.rested).get_mut(&taken.0) {
             *until = until.saturating_sub(self.one);
         }
     }

@@ -16,11 +16,10 @@ use serde::{Deserialize, Deserializer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-pub use self::attempts::Attempt;
-use self::attempts::Attempts;
+use self::attempts::{Attempts, Taken};
 use self::keyed::{Keyed, quota};
 use crate::identity::Caller;
-use crate::ids::{DepartmentCode, SpiffeId};
+use crate::ids::{CaseId, DepartmentCode, SpiffeId};
 pub use crate::telemetry::LimitScope as Scope;
 
 /// What a caller of a busy provider is told to wait: calls in flight end at any time, so there is nothing to compute.
@@ -40,9 +39,14 @@ pub struct LimitsConfig {
     pub subject_per_minute: NonZeroU32,
     /// Look-ups of one consumer about one subject at once. Default 60.
     pub subject_burst: NonZeroU32,
-    /// Calls of `Verify` of one consumer about one subject in which something was wrong, per hour. Default 20: room for
-    /// mistakes of the pen, none for guessing.
+    /// Calls of `Verify` of one consumer in which something was wrong, per hour: about one subject, and about one
+    /// certificate type in one case, whatever keys name the subject. Default 20: room for mistakes of the pen, and little
+    /// for guessing. A code of few values, such as a sex or a status, is found out all the same.
     pub verify_per_subject_per_hour: NonZeroU32,
+    /// Predicates that one consumer may have judged for another day than today, about one subject, and about one
+    /// certificate type in one case: so many at once, and as many again evenly in 30 days, whatever the answers. Default
+    /// 3: each answer halves the days among which a date is sought.
+    pub verify_other_days_per_subject: NonZeroU32,
     /// Calls in flight to one provider. Default 64.
     pub provider_in_flight: NonZeroU32,
     /// The same for single providers, by department code.
@@ -61,6 +65,7 @@ impl Default for LimitsConfig {
             subject_per_minute: default(30),
             subject_burst: default(60),
             verify_per_subject_per_hour: default(20),
+            verify_other_days_per_subject: default(3),
             provider_in_flight: default(64),
             providers: BTreeMap::new(),
             max_tracked: default(200_000),
@@ -90,6 +95,7 @@ pub struct Limits {
     callers: Keyed,
     subjects: Keyed,
     attempts: Attempts,
+    other_days: Attempts,
     in_flight: NonZeroU32,
     in_flight_of: BTreeMap<DepartmentCode, NonZeroU32>,
     providers: Mutex<HashMap<DepartmentCode, Arc<Semaphore>>>,
@@ -108,6 +114,7 @@ impl Limits {
             callers: keyed(quota(config.caller_per_second, second, config.caller_burst)),
             subjects: keyed(quota(config.subject_per_minute, minute, config.subject_burst)),
             attempts: Attempts::new(config.verify_per_subject_per_hour, Duration::from_hours(1), max_tracked),
+            other_days: Attempts::new(config.verify_other_days_per_subject, 30 * Duration::from_hours(24), max_tracked),
             in_flight: config.provider_in_flight,
             in_flight_of: config.providers.clone(),
             providers: Mutex::default(),
@@ -129,16 +136,35 @@ impl Limits {
         admitted.map_err(|retry_after| Limited { scope: Scope::Subject, retry_after })
     }
 
-    /// Takes one of a consumer's attempts to verify something about a subject, which counts as wrong until
-    /// [`Limits::was_right`]; `holder` as for [`Limits::admit_subject`].
-    pub fn attempt(&self, consumer: &DepartmentCode, holder: &str) -> Result<Attempt, Limited> {
-        let taken = self.attempts.take(&(consumer, holder), self.started.elapsed());
-        taken.map_err(|retry_after| Limited { scope: Scope::Attempts, retry_after })
+    /// Takes one attempt to verify something, which counts as wrong until [`Limits::was_right`].
+    pub fn attempt(&self, verified: &Verified<'_>) -> Result<Attempt, Limited> {
+        self.take(&self.attempts, verified)
     }
 
     /// Gives an attempt back: nothing in it was wrong.
     pub fn was_right(&self, attempt: Attempt) {
-        self.attempts.give_back(attempt);
+        for taken in attempt.0 {
+            self.attempts.give_back(taken);
+        }
+    }
+
+    /// Takes one predicate's judgement for another day than today; nothing gives it back.
+    pub fn other_day(&self, verified: &Verified<'_>) -> Result<(), Limited> {
+        self.take(&self.other_days, verified).map(drop)
+    }
+
+    fn take(&self, attempts: &Attempts, verified: &Verified<'_>) -> Result<Attempt, Limited> {
+        let Verified { consumer, holder, case_id, certificate_type } = *verified;
+        let now = self.started.elapsed();
+        let limited = |retry_after| Limited { scope: Scope::Attempts, retry_after };
+        let of_subject = attempts.take(&("subject", consumer, holder), now).map_err(limited)?;
+        match attempts.take(&("case", consumer, case_id.as_str(), certificate_type), now) {
+            Ok(of_case) => Ok(Attempt([of_subject, of_case])),
+            Err(retry_after) => {
+                attempts.give_back(of_subject);
+                Err(limited(retry_after))
+            }
+        }
     }
 
     /// Takes one of the places in flight to a provider, which the permit holds until it is dropped. `provider` is a
@@ -206,6 +232,32 @@ pub struct ProviderPermit {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What attempts to verify are counted under: the subject, in whatever case, and the certificate type in its case, by
+/// whatever keys the subject is named.
+#[derive(Clone, Copy)]
+pub struct Verified<'a> {
+    /// Who asks.
+    pub consumer: &'a DepartmentCode,
+    /// The number that stands for the subject; see [`Limits::admit_subject`].
+    pub holder: &'a str,
+    /// The case.
+    pub case_id: &'a CaseId,
+    /// Code of the certificate type.
+    pub certificate_type: &'a str,
+}
+
+/// Whom it is about stays out of logs.
+impl fmt::Debug for Verified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified").finish_non_exhaustive()
+    }
+}
+
+/// An attempt to verify. Unless it is given back, it counts as wrong: so does a call that was cut short.
+#[derive(Debug)]
+#[must_use = "an attempt that was right is given back"]
+pub struct Attempt([Taken; 2]);
+
 /// Refused for its rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many calls: limit per {scope}; again in {} ms", .retry_after.as_millis())]
@@ -268,6 +320,36 @@ mod tests {
         limits.admit_subject(&code("GA"), "999999199001010038").unwrap();
         limits.admit_subject(&code("WJ"), "99999919900101002X").unwrap();
         assert!(!format!("{limits:?} {limited:?} {limited}").contains("999999"));
+    }
+
+    #[test]
+    fn attempts_count_for_the_subject_and_for_the_case() {
+        let limits = limits("verify_per_subject_per_hour = 2\nverify_other_days_per_subject = 1");
+        let (consumer, cases) = (code("WJ"), ["HS-2026-000001".parse().unwrap(), "HS-2026-000002".parse().unwrap()]);
+        let verified = |holder, case: usize, certificate_type| Verified {
+            consumer: &consumer,
+            holder,
+            case_id: &cases[case],
+            certificate_type,
+        };
+        // Twice about one subject, whatever the case.
+        let _ = (limits.attempt(&verified("a", 0, "t")).unwrap(), limits.attempt(&verified("a", 1, "t")).unwrap());
+        assert_eq!(limits.attempt(&verified("a", 1, "u")).unwrap_err().scope, Scope::Attempts);
+        // Twice in one case, whatever keys name the subject.
+        let _ = limits.attempt(&verified("b", 0, "t")).unwrap();
+        for holder in ["c", "d", "e"] {
+            assert!(limits.attempt(&verified(holder, 0, "t")).is_err(), "{holder}");
+        }
+        // What was refused for the case cost the subject nothing, and what was right costs neither.
+        for _ in 0..3 {
+            let attempt = limits.attempt(&verified("c", 1, "u")).unwrap();
+            limits.was_right(attempt);
+        }
+        limits.other_day(&verified("f", 1, "v")).unwrap();
+        assert!(limits.other_day(&verified("f", 0, "v")).is_err() && limits.other_day(&verified("g", 1, "v")).is_err());
+        let wait = limits.other_day(&verified("f", 1, "v")).unwrap_err().retry_after;
+        assert!(wait > 29 * Duration::from_hours(24), "{wait:?}");
+        assert!(!format!("{:?}", verified("99999919900101002X", 0, "t")).contains("9999"));
     }
 
     #[test]

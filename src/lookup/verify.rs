@@ -13,6 +13,7 @@ use super::{
 use crate::audit::Recorded;
 use crate::catalog::{CaseSubject, CertificateType, Subject};
 use crate::connectors::FetchError;
+use crate::limits::{self, Attempt, Limited};
 use crate::policy::{
     Claim, ClaimError, Compared, Mode, Permit, PolicyHash, Settled, Truths, Withheld, compare, settle,
 };
@@ -133,15 +134,29 @@ impl Gateway {
             fields: claims.iter().map(Claim::field).collect(),
         };
         let (subject, permit) = self.decide(&wanted, Mode::Verify, draft).await?;
-        // Taken before anything is told, so that calls at the same time can't share it.
-        let attempt = self.limits.attempt(purpose.consumer(), subject.holder()).inspect_err(|limited| {
-            self.metrics.limited(limited.scope);
-        })?;
+        // Taken before anything is told, so that calls at the same time can't share them.
+        let holder = subject.holder();
+        let (consumer, case_id, certificate_type) = (purpose.consumer(), purpose.case_id(), &kind.code);
+        let attempt = self.attempt(&limits::Verified { consumer, holder, case_id, certificate_type }, &claims);
+        let attempt = attempt.inspect_err(|limited| self.metrics.limited(limited.scope))?;
         let results = self.compared(&wanted, subject, permit, &claims, draft).await;
-        if !results.as_ref().is_ok_and(|results| is_wrong(results, &claims)) {
+        if !results.as_ref().is_ok_and(is_wrong) {
             self.limits.was_right(attempt);
         }
         results
+    }
+
+    fn attempt(&self, verified: &limits::Verified<'_>, claims: &[Claim]) -> Result<Attempt, Limited> {
+        let attempt = self.limits.attempt(verified)?;
+        let mut other_days = claims.iter().filter(|claim| claim.is_of_another_day());
+        match other_days.try_for_each(|_| self.limits.other_day(verified)) {
+            Ok(()) => Ok(attempt),
+            Err(limited) => {
+                // Nothing is told.
+                self.limits.was_right(attempt);
+                Err(limited)
+            }
+        }
     }
 
     fn claims(&self, kind: &CertificateType, claims: &[(String, String)]) -> Result<Vec<Claim>, Refused> {
@@ -159,6 +174,7 @@ impl Gateway {
                     Refused::new(Reason::FieldUnknown).with("path", format!("claims[{position}].path"))
                 }
                 ClaimError::Incomparable => refused("a field of this type can't be compared"),
+                ClaimError::OtherDay => refused("an age is told for today alone"),
                 ClaimError::Invalid(error) => refused(error.rule()),
             })?;
             if read.iter().any(|other| other.field() == claim.field()) {
@@ -218,9 +234,9 @@ impl Gateway {
     }
 }
 
-/// True if somebody who guesses would have learnt something: a value is another, the keys are, or a predicate was tried for
-/// a day that is not today.
-fn is_wrong(results: &Results, claims: &[Claim]) -> bool {
-    let mismatch = results.verified.iter().any(|result| result.result == Compared::Mismatch);
-    mismatch || !results.found || claims.iter().any(Claim::is_of_another_day)
+/// True if somebody who guesses would have learnt something: a value is another, or the keys may be. Nothing to compare
+/// counts as nobody found, or the count would tell the two apart.
+fn is_wrong(results: &Results) -> bool {
+    let any = |of| results.verified.iter().any(|result| result.result == of);
+    any(Compared::Mismatch) || !any(Compared::Match)
 }

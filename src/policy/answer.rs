@@ -50,6 +50,7 @@ fn equals(key: &SubjectKey, value: &str) -> bool {
 
 /// True if a value of one of the `leaves`, which are strings, is one of `numbers`; false if there are values and none is.
 /// None where it can't be told: no number, no value, or a singular leaf with two values, which decoders would not agree on.
+/// An empty value is none.
 pub(super) fn any_equals(
     certificate_type: &CertificateType,
     record: &[u8],
@@ -57,10 +58,11 @@ pub(super) fn any_equals(
     numbers: &[&str],
 ) -> Result<Option<bool>, ProjectError> {
     let scan = Scan::of(&certificate_type.root, record, leaves)?;
-    if !scan.ambiguous().is_empty() || texts(&scan).next().is_none() || numbers.is_empty() {
+    let values = || texts(&scan).map(|(_, value)| value).filter(|value| !value.is_empty());
+    if !scan.ambiguous().is_empty() || values().next().is_none() || numbers.is_empty() {
         return Ok(None);
     }
-    Ok(Some(texts(&scan).any(|(_, value)| numbers.iter().any(|number| value.eq_ignore_ascii_case(number)))))
+    Ok(Some(values().any(|value| numbers.iter().any(|number| value.eq_ignore_ascii_case(number)))))
 }
 
 /// The value of a boolean leaf; none if it is absent or stands there with both values.

@@ -18,19 +18,27 @@ const MAX_DEPTH: usize = 3;
 /// What the store adds to a bundle's files; a file of this name is none of the bundle's.
 pub(super) const RECORD: &str = "generation.toml";
 
-/// Every file of a bundle by its path within it, `/` between names. Hidden ones are passed over, as editors and volumes
-/// leave them; links are followed.
-pub(super) fn list(bundle: &Path, faults: &mut Faults) -> BTreeMap<String, PathBuf> {
-    let mut files = BTreeMap::new();
-    walk(bundle, "", 1, &mut files, faults);
-    if files.len() > MAX_FILES {
-        faults.of(bundle, format!("more than {MAX_FILES} files"));
-    }
-    files.remove(RECORD);
-    files
+/// What lies in a bundle's folder.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// Every file by its path within the bundle, `/` between names. Links are followed.
+    pub(super) files: BTreeMap<String, PathBuf>,
+    /// Hidden files and folders, as editors and volumes leave them: nothing reads or copies them.
+    pub(super) hidden: Vec<PathBuf>,
 }
 
-fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut BTreeMap<String, PathBuf>, faults: &mut Faults) {
+/// Lists a bundle.
+pub(super) fn list(bundle: &Path, faults: &mut Faults) -> Listed {
+    let mut listed = Listed::default();
+    walk(bundle, "", 1, &mut listed, faults);
+    if listed.files.len() > MAX_FILES {
+        faults.of(bundle, format!("more than {MAX_FILES} files"));
+    }
+    listed.files.remove(RECORD);
+    listed
+}
+
+fn walk(dir: &Path, prefix: &str, depth: usize, listed: &mut Listed, faults: &mut Faults) {
     let entries = match fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
         Ok(entries) => entries,
         Err(error) => return faults.of(dir, format!("can't be read: {error}")),
@@ -41,16 +49,20 @@ fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut BTreeMap<String, Pat
             faults.of(&path, "the name is not UTF-8");
             continue;
         };
-        if name.starts_with('.') || files.len() > MAX_FILES {
+        if listed.files.len() + listed.hidden.len() > MAX_FILES {
+            continue;
+        }
+        if name.starts_with('.') {
+            listed.hidden.push(path);
             continue;
         }
         let within = format!("{prefix}{name}");
         match fs::metadata(&path) {
             Ok(found) if found.is_file() => {
-                files.insert(within, path);
+                listed.files.insert(within, path);
             }
             Ok(found) if found.is_dir() && depth < MAX_DEPTH => {
-                walk(&path, &format!("{within}/"), depth + 1, files, faults);
+                walk(&path, &format!("{within}/"), depth + 1, listed, faults);
             }
             Ok(found) if found.is_dir() => faults.of(&path, "no folder of a bundle is that deep"),
             Ok(_) => faults.of(&path, "is no file"),
@@ -62,7 +74,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut BTreeMap<String, Pat
 /// Copies the bundle's files to `to`, which must not exist, and returns once they are on disk. `step` stands before each
 /// thing that reaches the disk.
 pub(super) fn copy(bundle: &Path, to: &Path, faults: &mut Faults, step: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
-    let files = list(bundle, faults);
+    let files = list(bundle, faults).files;
     make_dir(to)?;
     let mut left = MAX_BYTES;
     let mut folders = BTreeSet::from([to.to_owned()]);

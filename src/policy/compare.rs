@@ -28,7 +28,7 @@ use super::wire::ProjectError;
 use crate::catalog::checks::{self, CheckError};
 use crate::catalog::{CertificateType, Leaf, Predicate, Scalar, ValueKind};
 
-/// A predicate can be asked for days this near to today, before and after.
+/// A predicate can be asked for days this near to today, before and after; one of an age for today alone.
 const MAX_DAYS: Duration = Duration::days(366);
 
 /// A value that a caller claims for one field. The value itself is not kept.
@@ -65,6 +65,9 @@ pub enum ClaimError {
     /// The field's value can't be compared, whatever it is.
     #[error("a field of this type can't be compared")]
     Incomparable,
+    /// An age for another day than today: day by day, that tells the birthday.
+    #[error("an age is told for today alone")]
+    OtherDay,
     /// The value is not of the field's form.
     #[error("{0}")]
     Invalid(#[from] CheckError),
@@ -114,6 +117,9 @@ impl Claim {
             return Err(CheckError::Calendar.into());
         }
         let other_day = day != today;
+        if other_day && kind.predicate(field).is_some_and(|predicate| predicate.born.is_some()) {
+            return Err(ClaimError::OtherDay);
+        }
         Ok(Self { field, form: Form::Holds(day), digest: hash(flag(holds)), other_day })
     }
 

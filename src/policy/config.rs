@@ -116,6 +116,11 @@ impl Rules {
         self.authority.is_some()
     }
 
+    /// Ids of the keys of the competent department, and of the security administrators.
+    pub fn kids(&self) -> [Vec<String>; 2] {
+        [&self.authority, &self.approvers].map(|keys| keys.as_ref().map(KeySet::kids).unwrap_or_default())
+    }
+
     /// Reads and checks a bundle, its signatures included in signed mode. The folder must be one that nobody else writes
     /// while it is read. With `serving`, its catalog is kept if the bundle's is equal; in signed mode no file may be older
     /// than `before` has it.

@@ -74,7 +74,7 @@ pub struct Branch {
     pub when: Vec<Vec<Condition>>,
 }
 
-/// One fact, and what must be known of it; shown as `applicant_is_parent` or `not is_active`.
+/// One fact, and what must be known of it; shown as `applicant_is_parent` or `is_active known false`, in the words of [`super::diff`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// The fact's name.
@@ -114,11 +114,11 @@ impl fmt::Display for Condition {
         let fact = &self.fact;
         match self.known.0 {
             Known::TRUE => write!(f, "{fact}"),
-            Known::FALSE => write!(f, "not {fact}"),
-            Known::UNKNOWN => write!(f, "{fact} is unknown"),
-            NOT_TRUE => write!(f, "{fact} is not certain"),
-            NOT_FALSE => write!(f, "{fact} is not ruled out"),
-            _ => write!(f, "{fact} is known"),
+            Known::FALSE => write!(f, "{fact} known false"),
+            Known::UNKNOWN => write!(f, "{fact} unknown"),
+            NOT_TRUE => write!(f, "{fact} not known true"),
+            NOT_FALSE => write!(f, "{fact} not known false"),
+            _ => write!(f, "{fact} known"),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::ops::{BitAnd, BitOr, BitOrAssign, Sub};
 use std::sync::Arc;
 
-use time::Time;
+use time::{Date, Month, Time};
 
 use super::holidays::Holidays;
 use super::wire::ProjectError;
@@ -399,7 +399,7 @@ impl Vocabulary {
     fn request_truth(&self, fact: &Fact, at: &Situation<'_>) -> Option<bool> {
         match &fact.source {
             FactSource::CaseOpen => at.given.case.as_ref().map(|case| case.open),
-            FactSource::SubjectInCase => at.given.case.as_ref().map(|case| is_in_case(case, at.subject)),
+            FactSource::SubjectInCase => at.given.case.as_ref().and_then(|case| is_in_case(case, at.subject)),
             // Without a consent there is nothing to ask for, and none is given.
             FactSource::ConsentGiven if at.purpose.basis() != Basis::Consent => Some(false),
             FactSource::ConsentGiven => at.given.consent,
@@ -463,12 +463,14 @@ impl Vocabulary {
         self.holidays == other.holidays
     }
 
-    /// A sentence about the holiday table if it lacks the year of `now` and some fact needs it.
-    pub fn problem(&self, now: Timestamp) -> Option<String> {
+    /// The first day from `today` on of which some of the facts needs to know whether it is worked and can't; none if no
+    /// fact needs it.
+    pub(super) fn workdays_end(&self, facts: FactSet, today: Date) -> Option<Date> {
         let needed = |fact: &Fact| matches!(fact.source, FactSource::Hours { workdays: true, .. });
-        let year = now.date_in_china().year();
-        (self.facts.iter().any(needed) && !self.holidays.has(year))
-            .then(|| format!("the holiday table lacks {year}: no working day can be told"))
+        let named = facts.iter().filter_map(|fact| self.get(fact)).any(needed);
+        let unknown = (today.year()..=Date::MAX.year()).find(|year| !self.holidays.has(*year))?;
+        let first = Date::from_calendar_date(unknown, Month::January, 1).ok()?;
+        named.then(|| first.max(today))
     }
 }
 
@@ -478,29 +480,31 @@ const NUMBERS: [&str; 2] = ["id_no", "uscc"];
 /// The numbers of everybody who has a role in the case.
 fn numbers<'a>(case: &'a Case, role: &str) -> Vec<&'a str> {
     let in_role = case.parties.iter().filter(|party| party.role == role);
-    in_role.flat_map(|party| NUMBERS.iter().filter_map(|name| party.attribute(name))).collect()
+    let numbers = in_role.flat_map(|party| NUMBERS.iter().filter_map(|name| party.attribute(name)));
+    numbers.filter(|number| !number.is_empty()).collect()
 }
 
 /// True if the subject's role is in the case and the keys that name it are those of the case's people: every key that is
 /// a number must be the number of a party in the role it comes from, and every other key must equal what the registry
-/// knows of that party. Where no key is a number, the registry must know all of them.
-fn is_in_case(case: &Case, subject: &Subject) -> bool {
+/// knows of that party. Where no key is a number, the registry must know all of them. None if the registry knows no key
+/// of the subject's own role: somebody else's number, such as the mother's, does not tell which of her children it is.
+fn is_in_case(case: &Case, subject: &Subject) -> Option<bool> {
     if !case.parties.iter().any(|party| party.role == subject.role()) {
-        return false;
+        return Some(false);
     }
-    let mut numbers = 0;
-    let mut unconfirmed = 0;
+    let (mut own, mut numbers, mut unconfirmed) = (0, 0, 0);
     for key in subject.keys() {
         let in_role = || case.parties.iter().filter(|party| party.role == key.role);
         let known = |party: &Party| party.attribute(&key.attribute).map(|known| known.eq_ignore_ascii_case(&key.value));
         let is_number = matches!(key.kind, ValueKind::IdNumber | ValueKind::Uscc | ValueKind::PersonOrEntityNo);
         if in_role().any(|party| known(party) == Some(true)) {
             numbers += usize::from(is_number);
+            own += usize::from(key.role == subject.role());
         } else if is_number || in_role().next().is_none() || in_role().all(|party| known(party).is_some()) {
-            return false;
+            return Some(false);
         } else {
             unconfirmed += 1;
         }
     }
-    numbers > 0 || unconfirmed == 0
+    (own > 0).then_some(numbers > 0 || unconfirmed == 0)
 }

@@ -8,17 +8,20 @@
 //! ```
 //!
 //! Nothing is guessed for a year that the table lacks: its working days are unknown, so a condition on them holds for
-//! nobody, and the gateway's status says why.
+//! nobody. The gateway's status and a metric warn [`DUE`] before, if a grant or deny names such a condition.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
 use time::macros::format_description;
-use time::{Date, Weekday};
+use time::{Date, Duration, Weekday};
 use toml::Spanned;
 
 use crate::catalog::Faults;
+
+/// How long before the days of the table end somebody should be told: the notice for a year comes in November.
+pub(super) const DUE: Duration = Duration::days(45);
 
 /// The years of the table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -237,6 +237,23 @@ impl Policy {
         self.vocabulary.needs(facts)
     }
 
+    /// The first day from `today` on of which the holiday table can't tell whether it is worked; none if no grant or deny
+    /// depends on it.
+    pub fn workdays_end(&self, today: Date) -> Option<Date> {
+        let facts = self.table.cells().iter().fold(FactSet::EMPTY, |all, cell| all | cell.facts);
+        self.vocabulary.workdays_end(facts, today)
+    }
+
+    /// What should be seen to before it hinders, in words.
+    pub fn warnings(&self, today: Date) -> Vec<String> {
+        let due = self.workdays_end(today).filter(|end| *end - today <= holidays::DUE);
+        let lacking = due.map(|end| {
+            let year = end.year();
+            format!("holidays.toml lacks {year}: from {end} on, what is granted on working days is granted to nobody")
+        });
+        lacking.into_iter().collect()
+    }
+
     /// Decides on each field of `want`, leaves of the subject's certificate type, for the consumer and matter that the
     /// token names. Pure: the same arguments give the same permit. `now` counts by date and hour in China; `given` is what
     /// the registries said.
@@ -265,10 +282,7 @@ impl Policy {
             matches: subject.keys().iter().fold(Fields::EMPTY, |all, key| all | key.matches),
             basis: purpose.basis(),
             reference: purpose.basis_reference(),
-            minor: (subject.keys().iter())
-                .filter(|key| matches!(key.kind, ValueKind::IdNumber | ValueKind::PersonOrEntityNo))
-                .filter_map(|key| checks::birth_date_of(&key.value))
-                .any(|birth| !has_completed(birth, 14, today)),
+            minor: may_be_under_14(subject, today),
             today,
             given,
         };
@@ -284,8 +298,10 @@ impl Policy {
         let record = self.vocabulary.record_facts();
         let cell = self.table.cell(stated.consumer, stated.matter, stated.certificate_type);
         let facts = cell.map(|cell| cell.facts).unwrap_or_default();
-        // Registries are not asked, but what they would say is stated: the case is known.
-        let given = Given { case: Some(Arc::default()), consent: None };
+        // Registries are not asked, but what they would say is stated: the case is known if something of it is.
+        let of_case = |fact: usize| self.vocabulary.get(fact).is_some_and(Fact::needs_case);
+        let mut known = (stated.truths.known_true() | stated.truths.known_false()).iter();
+        let given = Given { case: known.any(of_case).then(Arc::default), consent: None };
         let ask = Ask {
             consumer: stated.consumer,
             matter: stated.matter,
@@ -371,6 +387,33 @@ fn vocabulary(
     Vocabulary::new(facts, regions, holidays)
 }
 
+/// True unless the subject's keys tell that it is 14 or no person. Keys of other roles, such as the mother's number, tell
+/// nothing about it.
+fn may_be_under_14(subject: &Subject, today: Date) -> bool {
+    let mut told = false;
+    for key in subject.keys().iter().filter(|key| key.role == subject.role()) {
+        let birth = match key.kind {
+            ValueKind::Date if key.attribute == BIRTH_DATE => match checks::date(&key.value) {
+                Ok(birth) => Some(birth),
+                Err(_) => continue,
+            },
+            // None for the number of an entity.
+            ValueKind::IdNumber | ValueKind::PersonOrEntityNo | ValueKind::Uscc => checks::birth_date_of(&key.value),
+            _ => continue,
+        };
+        if birth.is_some_and(|birth| !has_completed(birth, 14, today)) {
+            return true;
+        }
+        told = true;
+    }
+    !told && subject.role() != ENTITY
+}
+
+/// The role of a subject that is no person.
+const ENTITY: &str = "entity";
+/// The attribute that holds a date of birth.
+const BIRTH_DATE: &str = "birth_date";
+
 /// True from the day after the birthday on: that is when a year of age is complete (周岁).
 fn has_completed(birth: Date, years: u16, day: Date) -> bool {
     let year = birth.year() + i32::from(years);
@@ -379,7 +422,8 @@ fn has_completed(birth: Date, years: u16, day: Date) -> bool {
     birthday.is_ok_and(|birthday| day > birthday)
 }
 
-/// SHA-256 over the policy: every file of the bundle with its name.
+/// SHA-256 over what decides: grant files with their names, facts, holidays, and the catalog. A bundle's tests, keys,
+/// manifest and signatures do not decide and are not covered, so a bundle with fewer tests has the same hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PolicyHash([u8; 32]);
 

@@ -8,7 +8,8 @@
 //!   grants = ["<matter>/<PROVIDER>.toml", …]   every grant file there is, so that none can be left out with its denies
 //!   [files]                             SHA-256 of every other file: departments, matters, types, facts, holidays, keys
 //! ```
-//! A file that is unsigned, altered, wrongly signed, missing, or that nobody speaks of, is a fault. Signatures say who
+//! A file that is unsigned, altered, wrongly signed, missing, or that nobody speaks of, is a fault; so is a hidden one,
+//! though nothing reads it. A link stands for what it leads to, whose content is what must be signed. Signatures say who
 //! wrote a file, not that it is the latest: [`fallen`] sees to that, by the versions that the files state.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::bundle;
+use super::bundle::{self, Listed};
 use crate::catalog::Faults;
 use crate::identity::jws::{KeySet, Signs};
 
@@ -56,7 +57,10 @@ struct Manifest {
 
 /// Checks every signature and every file of a bundle; the manifest's version, if it is signed.
 pub(super) fn verify(bundle: &Path, authority: &KeySet, faults: &mut Faults) -> Option<Version> {
-    let files = bundle::list(bundle, faults);
+    let Listed { files, hidden } = bundle::list(bundle, faults);
+    for path in &hidden {
+        faults.of(path, "is hidden, and nobody signed it: remove it (editors leave such files)");
+    }
     let mut check = Check { files: &files, spoken_of: BTreeSet::new(), faults };
     let path = bundle.join(MANIFEST);
     let text = check.signed(MANIFEST, &path, Some(authority), Signs::Manifest)?;
@@ -186,7 +190,7 @@ pub(super) fn fallen(bundle: &Path, before: &Versions, now: &Versions, faults: &
 pub fn write_manifest(bundle: &Path) -> Result<(String, u64), Faults> {
     let mut faults = Faults::default();
     let mut manifest = Manifest::default();
-    for (within, path) in bundle::list(bundle, &mut faults) {
+    for (within, path) in bundle::list(bundle, &mut faults).files {
         if within == MANIFEST || within == format!("{MANIFEST}{SIGNATURE}") {
             continue;
         }

@@ -1,12 +1,13 @@
 //! Policy generations on disk, written in an order that leaves a loadable `current` whenever the machine stops.
 //!
 //! ```text
-//! <store>/current ─► 7          what serves; flipped by rename
+//! <store>/current ─► 7          what serves: the newest; flipped by rename
 //!         1 … 7                 each a bundle's files and generation.toml; immutable once their number stands
 //!         new                   what is being checked; thrown away at the next start
 //!         lock                  held by the gateway
 //! ```
 //! A rollback is a new generation too, a copy of an older one: numbers only rise, and what served when is told by them.
+//! So nothing but the newest ever serves, and a start does not believe a link that is gone or leads elsewhere.
 //! Nothing is thrown away: who wants the room removes old folders.
 
 use std::collections::BTreeMap;
@@ -64,6 +65,9 @@ pub struct Record {
     /// The generation that it is a copy of, if it was rolled back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_of: Option<u64>,
+    /// The security administrator's approval of the hash; none for a generation that a gateway began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
     /// The highest version of each file up to here, and the SHA-256 of its bytes.
     #[serde(default)]
     versions: BTreeMap<String, (u64, String)>,
@@ -80,13 +84,13 @@ impl Record {
             }
         }
         let hash = policy.hash().to_string();
-        Self { hash, when: now.to_rfc3339(), who, from: None, rollback_of: None, versions: highest }
+        Self { hash, when: now.to_rfc3339(), who, from: None, rollback_of: None, approval: None, versions: highest }
     }
 
-    /// The same in place of `from`, which served until now.
+    /// The same in place of `from`, which served until now, with the approval of its hash.
     #[must_use]
-    pub fn instead_of(self, from: &PolicyHash, rollback_of: Option<u64>) -> Self {
-        Self { from: Some(from.to_string()), rollback_of, ..self }
+    pub fn instead_of(self, from: &PolicyHash, rollback_of: Option<u64>, approval: String) -> Self {
+        Self { from: Some(from.to_string()), rollback_of, approval: Some(approval), ..self }
     }
 
     /// The highest versions up to here.
@@ -137,22 +141,36 @@ impl Store {
         opened().map_err(|source| StoreError { path: root.to_owned(), source })
     }
 
-    /// The generation that serves; none if the store is empty.
+    /// The generation that serves; none if the store is empty. That is the newest: whoever moves the link chooses none. A
+    /// link to the one before the newest is what a stop between [`Store::commit`]'s two renames leaves; the newest was
+    /// checked and on record by then, so the link is flipped now.
     ///
     /// # Errors
-    /// If it can't be read: then nothing else may serve in its place.
+    /// If it can't be read, or the link is gone or leads further back: then nothing else may serve in its place.
     pub fn current(&self) -> Result<Option<Stored>, StoreError> {
         let link = self.root.join(CURRENT);
-        let number = match fs::read_link(&link) {
+        let linked = match fs::read_link(&link) {
             Ok(to) => to.to_str().and_then(|to| to.parse().ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // As before the first generation.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(0),
             Err(source) => return Err(StoreError { path: link, source }),
         };
-        let number = number.ok_or_else(|| StoreError {
-            path: link,
-            source: io::Error::new(io::ErrorKind::InvalidData, "leads to no generation"),
-        })?;
-        self.stored(number).map(Some)
+        let newest = self.numbers()?.last().copied().unwrap_or_default();
+        match linked {
+            Some(0) if newest == 0 => return Ok(None),
+            Some(linked) if linked == newest => {}
+            Some(linked) if linked.checked_add(1) == Some(newest) => {
+                self.flip(newest).map_err(|source| StoreError { path: link, source })?;
+            }
+            _ => {
+                let why = format!(
+                    "does not lead to {newest}, the newest generation, and nothing older may serve: find out who changed \
+                     it, then `ln -sfn {newest} current` in that folder"
+                );
+                return Err(StoreError { path: link, source: io::Error::new(io::ErrorKind::InvalidData, why) });
+            }
+        }
+        self.stored(newest).map(Some)
     }
 
     /// A generation by its number.
@@ -169,7 +187,7 @@ impl Store {
         }
     }
 
-    /// The newest generation, whether it serves or was never reached; its record has the highest versions.
+    /// The newest generation; its record has the highest versions.
     ///
     /// # Errors
     /// If the folder or its record can't be read.
@@ -234,23 +252,28 @@ impl Store {
     /// Makes what is staged the newest generation and flips `current` to it. Returns its number once that is on disk.
     ///
     /// # Errors
-    /// If the disk fails; `current` then leads to what it led to before, or to the new generation if only the last sync
-    /// failed.
+    /// If the disk fails; the next start then serves what served before or, if the generation has its number already, the
+    /// new one.
     pub fn commit(&self) -> Result<u64, StoreError> {
         let number = self.numbers()?.last().map_or(1, |last| last + 1);
-        let flipped = || {
+        let numbered = || {
             self.step()?;
             fs::rename(self.root.join(NEW), self.root.join(number.to_string()))?;
-            File::open(&self.root)?.sync_all()?;
-            gone(fs::remove_file(self.root.join(FLIP)))?;
-            self.step()?;
-            symlink(number.to_string(), self.root.join(FLIP))?;
-            self.step()?;
-            fs::rename(self.root.join(FLIP), self.root.join(CURRENT))?;
-            self.step()?;
             File::open(&self.root)?.sync_all()
         };
-        flipped().map(|()| number).map_err(|source| StoreError { path: self.root.clone(), source })
+        let committed = numbered().and_then(|()| self.flip(number));
+        committed.map(|()| number).map_err(|source| StoreError { path: self.root.clone(), source })
+    }
+
+    /// Leads `current` to a generation.
+    fn flip(&self, number: u64) -> io::Result<()> {
+        gone(fs::remove_file(self.root.join(FLIP)))?;
+        self.step()?;
+        symlink(number.to_string(), self.root.join(FLIP))?;
+        self.step()?;
+        fs::rename(self.root.join(FLIP), self.root.join(CURRENT))?;
+        self.step()?;
+        File::open(&self.root)?.sync_all()
     }
 
     /// Stands before each thing that reaches the disk, so that tests can stop there.

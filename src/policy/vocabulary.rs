@@ -187,6 +187,17 @@ impl FactCheck<'_> {
 
     fn record_flag(&mut self, entry: &FactEntry) -> FactSource {
         let leaves = self.leaves(entry, "a boolean", |leaf| leaf.scalar == Scalar::Bool);
+        for (code, paths) in &entry.paths {
+            let kind = self.known.types.get(code.get_ref()).cloned();
+            for path in paths {
+                // Elements that say nothing would go unnoticed beside one that says yes.
+                if let Some(kind) = &kind
+                    && kind.leaf(path.get_ref()).is_some_and(|leaf| kind.is_listed(leaf))
+                {
+                    self.fault(path, "a flag in a list has no one value");
+                }
+            }
+        }
         for (code, stated) in &entry.paths {
             if leaves.get(code.get_ref()).is_some_and(|leaves| leaves.len() > 1) || stated.len() > 1 {
                 self.fault(code, "a flag is one leaf");

@@ -19,6 +19,7 @@
 //! | `oncegate_log_witnessed_seconds` | gauge, Unix time of the last cosignature, 0 for never | |
 //! | `oncegate_log_disk_percent` | gauge, how full the log's disk is | |
 //! | `oncegate_log_alarms` | gauge, alarms of the access log now | |
+//! | `oncegate_policy_workdays_end_seconds` | gauge, Unix time when the holiday table ends, 0 if no condition needs it | |
 //! | `oncegate_trust_expiry_seconds` | gauge, Unix time | `kind`, `name` |
 //! | `oncegate_trust_crl_issued_seconds` | gauge, Unix time (`thisUpdate`) | `name` |
 //! | `oncegate_trust_generation` | gauge: the number that serves | |
@@ -73,6 +74,7 @@ pub struct Metrics {
     log_witnessed: Gauge,
     log_disk: Gauge,
     log_alarms: Gauge,
+    policy_workdays_end: Gauge,
     trust: TrustGauges,
     unknown_fields: Family<TypeLabel, Counter>,
 }
@@ -99,6 +101,7 @@ impl Metrics {
             log_witnessed: Gauge::default(),
             log_disk: Gauge::default(),
             log_alarms: Gauge::default(),
+            policy_workdays_end: Gauge::default(),
             trust: TrustGauges::default(),
             unknown_fields: Family::default(),
         };
@@ -177,6 +180,12 @@ impl Metrics {
         set(&self.log_witnessed, witnessed.map_or(0, Timestamp::as_secs));
         set(&self.log_disk, disk_percent.into());
         set(&self.log_alarms, alarms as u64);
+    }
+
+    /// When the policy no longer knows which days are worked; none if none of its conditions asks.
+    pub fn policy_workdays_end(&self, end: Option<Timestamp>) {
+        let end = end.map_or(0, Timestamp::as_secs);
+        self.policy_workdays_end.set(i64::try_from(end).unwrap_or(i64::MAX));
     }
 
     /// The state of trust; parts that are gone lose their series.
@@ -268,6 +277,8 @@ impl Metrics {
         list.register_with_unit("log_witnessed", help, Unit::Seconds, self.log_witnessed.clone());
         list.register("log_disk_percent", "How full the access log's disk is", self.log_disk.clone());
         list.register("log_alarms", "Alarms of the access log", self.log_alarms.clone());
+        let help = "When the table of holidays ends, 0 if no condition needs it";
+        list.register_with_unit("policy_workdays_end", help, Unit::Seconds, self.policy_workdays_end.clone());
         self.trust.register(list);
         let help = "Fields of providers' answers dropped as unknown";
         list.register("unknown_fields", help, self.unknown_fields.clone());
@@ -564,6 +575,7 @@ mod tests {
         metrics.log_entry(LogKind::Access, Duration::from_micros(300));
         metrics.log_writable(true);
         let end = Timestamp::from_secs(1_900_000_000);
+        metrics.policy_workdays_end(Some(end));
         for name in ["gone", "GA"] {
             metrics.trust(&TrustState {
                 generation: 7,
@@ -596,6 +608,7 @@ mod tests {
             "oncegate_log_entries_total{kind=\"access\"} 1",
             "oncegate_log_wait_seconds_count 1",
             "oncegate_log_writable 1",
+            "oncegate_policy_workdays_end_seconds 1900000000",
             "oncegate_trust_expiry_seconds{kind=\"client_ca\",name=\"GA\"} 1900000000",
             "oncegate_trust_crl_issued_seconds{name=\"GA\"} 1900000000",
             "oncegate_trust_generation 7",

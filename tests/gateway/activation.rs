@@ -169,7 +169,11 @@ impl Desk {
     }
 
     async fn roll_back(&self, generation: u64) -> Result<RollBackPolicyResponse, Status> {
-        let request = RollBackPolicyRequest { generation };
+        self.roll_back_with(generation, "").await
+    }
+
+    async fn roll_back_with(&self, generation: u64, approval: &str) -> Result<RollBackPolicyResponse, Status> {
+        let request = RollBackPolicyRequest { generation, approval: approval.to_owned() };
         PolicyServiceClient::new(self.0.clone()).roll_back_policy(request).await.map(tonic::Response::into_inner)
     }
 
@@ -221,38 +225,106 @@ fn acts(dir: &TempDir) -> (Vec<PolicyChangeEntry>, Vec<AdminEntry>) {
     (changes, acts)
 }
 
-/// A hundred activations while calls go on: none fails, and each answer is that of exactly one generation, the one whose
-/// hash stands in it and in its access record.
+/// How a caller asks, again and again, while the policy changes.
+#[derive(Clone, Copy, Debug)]
+enum Asks {
+    Lookup,
+    Verify,
+    Collect,
+}
+
+impl Asks {
+    /// Asks once; each answer must be that of the one generation that it names. Its access record and that generation.
+    async fn ask(self, site: &Caller) -> (String, String) {
+        let mut client = pb::lookup_service_client::LookupServiceClient::new(site.channel.clone());
+        let pb::LookupRequest { matter, case_id, certificate_type, subject_role, subjects, .. } = question();
+        let signed = |consumer: usize| site.tokens[consumer].parse::<tonic::metadata::AsciiMetadataValue>().unwrap();
+        match self {
+            Self::Lookup => {
+                let mut request = tonic::Request::new(question());
+                request.metadata_mut().insert("authorization", signed(0));
+                let answer = client.lookup(request).await.unwrap().into_inner();
+                let hash = answer.decision.unwrap().policy;
+                assert_eq!(fields(&answer.records[0])["mother_name"], due(&site.bundles, &hash));
+                (answer.receipt.unwrap().request_id, hash)
+            }
+            Self::Verify => {
+                let claim = |path: &str, value: &str| pb::Claim { path: path.into(), value: value.into() };
+                let claims = vec![claim("infant_name", "乌有安"), claim("mother_name", "乌有宁")];
+                let message = pb::VerifyRequest { matter, case_id, certificate_type, subject_role, subjects, claims };
+                let mut request = tonic::Request::new(message);
+                request.metadata_mut().insert("authorization", signed(0));
+                let answer = client.verify(request).await.unwrap().into_inner();
+                let hash = answer.decision.unwrap().policy;
+                let results: Vec<_> = answer.comparisons.iter().map(pb::Comparison::result).collect();
+                // What is masked can't be compared.
+                let masked = due(&site.bundles, &hash) == "乌**";
+                let mother = if masked { pb::ComparisonResult::CannotTell } else { pb::ComparisonResult::Match };
+                assert_eq!(results, [pb::ComparisonResult::Match, mother]);
+                (answer.receipt.unwrap().request_id, hash)
+            }
+            Self::Collect => {
+                let certificate_types = vec![certificate_type];
+                let message = pb::CollectRequest { matter, case_id, subjects, certificate_types };
+                let mut request = tonic::Request::new(message);
+                request.metadata_mut().insert("authorization", signed(1));
+                let mut stream = client.collect(request).await.unwrap().into_inner();
+                let mut answers = Vec::new();
+                while let Some(event) = stream.message().await.unwrap() {
+                    if let pb::collect_response::Event::Item(item) = event.event.unwrap() {
+                        let Some(pb::collect_item::Result::Answer(answer)) = item.result else { panic!("{item:?}") };
+                        assert_eq!(fields(&answer.records[0])["infant_name"], "乌有安");
+                        answers.push((item.receipt.unwrap().request_id, answer.decision.unwrap().policy));
+                    }
+                }
+                let [answer] = <[_; 1]>::try_from(answers).unwrap();
+                answer
+            }
+        }
+    }
+}
+
+/// Somebody who asks.
+#[derive(Clone)]
+struct Caller {
+    channel: Channel,
+    /// For JK and GA.
+    tokens: [String; 2],
+    bundles: Arc<Bundles>,
+}
+
+/// A hundred activations, of other grants and of another catalog, while calls of every kind go on, each of them with a
+/// fetch of its own: none fails, and each answer is that of exactly one generation, the one whose hash stands in it and
+/// in its access record.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_activations_under_load_fail_no_call() {
     const ACTIVATIONS: usize = 100;
     let bundles = Arc::new(Bundles::new());
-    let site = site(&bundles, Some(Role::SecurityAdministrator), |_| {}).await;
+    let catalog = bundles.other(|path| {
+        edit(&path.join("departments.toml"), "\"Health Bureau\"", "\"Bureau of Health\"");
+        std::fs::copy(bundles.masked.0.join(WJ), path.join(WJ)).unwrap();
+    });
+    let other = (catalog.clone(), hash_of(&catalog));
+    let site = site(&bundles, Some(Role::SecurityAdministrator), |config| config.cache.max_bytes = 0).await;
     site.birth.answers(vec![birth()]);
     let desk = Desk::of(&site).await;
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-    let token = site.token("JK");
+    let tokens = ["JK", "GA"].map(|consumer| format!("Bearer {}", site.token(consumer)));
+    let caller = Caller { channel: site.channel.clone(), tokens, bundles: bundles.clone() };
     let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..4 {
-        let (stop, asked, bundles) = (stop.clone(), asked.clone(), bundles.clone());
-        let (channel, token) = (site.channel.clone(), token.clone());
+    for asks in [Asks::Lookup, Asks::Lookup, Asks::Verify, Asks::Collect] {
+        let (stop, asked, caller) = (stop.clone(), asked.clone(), caller.clone());
         callers.spawn(async move {
-            let mut client = pb::lookup_service_client::LookupServiceClient::new(channel);
             let mut seen = Vec::new();
             while !stop.load(Ordering::SeqCst) {
-                let mut request = tonic::Request::new(question());
-                request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-                let answer = client.lookup(request).await.unwrap().into_inner();
-                let hash = answer.decision.unwrap().policy;
-                assert_eq!(fields(&answer.records[0])["mother_name"], due(&bundles, &hash));
-                seen.push((answer.receipt.unwrap().request_id, hash));
+                seen.push(asks.ask(&caller).await);
                 asked.fetch_add(1, Ordering::SeqCst);
             }
-            seen
+            (asks, seen)
         });
     }
     for number in 0..ACTIVATIONS {
-        let (bundle, hash) = if number % 2 == 0 { &bundles.clear } else { &bundles.masked };
+        let (bundle, hash) = [&bundles.clear, &bundles.masked, &other][number % 3];
         let before = asked.load(Ordering::SeqCst);
         let done = desk.activate(bundle, hash).await.unwrap();
         assert_eq!((done.generation, &done.hash), (number as u64 + 2, hash));
@@ -266,17 +338,22 @@ async fn a_hundred_activations_under_load_fail_no_call() {
     }
     stop.store(true, Ordering::SeqCst);
     let mut answers = BTreeMap::new();
-    while let Some(seen) = callers.join_next().await {
-        answers.extend(seen.expect("no call fails"));
+    while let Some(ended) = callers.join_next().await {
+        let (asks, seen) = ended.expect("no call fails");
+        let hashes: BTreeSet<_> = seen.iter().map(|(_, hash)| hash).collect();
+        assert_eq!(hashes.len(), 3, "{asks:?} met every policy");
+        answers.extend(seen.iter().cloned());
     }
-    let hashes: BTreeSet<_> = answers.values().collect();
-    assert!(answers.len() > 4 * ACTIVATIONS && hashes.len() == 2, "{} answers of {}", answers.len(), hashes.len());
+    assert!(answers.len() > 4 * ACTIVATIONS, "{}", answers.len());
+    assert!(site.birth.calls() as usize > answers.len() / 2, "answers are fetched: {}", site.birth.calls());
 
     let (entries, dir) = site.close_keeping_the_dir().await;
     for (id, hash) in &answers {
-        let entry = &entries[id][0];
+        let [entry] = entries[id].as_slice() else { panic!("one entry for {id}") };
         assert_eq!(format!("sha256:{}", hex::encode(entry.policy.unwrap())), *hash);
-        assert_eq!(entry.records[0].masked.is_empty(), *hash == bundles.clear.1, "{entry:?}");
+        if entry.method.ends_with("/Lookup") {
+            assert_eq!(entry.records[0].masked.is_empty(), *hash == bundles.clear.1, "{entry:?}");
+        }
     }
     let (changes, _) = acts(&dir);
     assert_eq!(changes.len(), ACTIVATIONS);
@@ -391,7 +468,13 @@ async fn rollback_serves_an_older_generation_as_a_new_one_and_a_restart_keeps_it
     let desk = Desk::of(&site).await;
     assert_eq!(desk.roll_back(0).await.unwrap_err().code(), Code::FailedPrecondition, "there is none before");
     desk.activate(&bundles.clear.0, &bundles.clear.1).await.unwrap();
-    let done = desk.roll_back(0).await.unwrap();
+    // Nobody approved what the gateway began with, and an approval of something else is none of it.
+    let status = desk.roll_back(0).await.unwrap_err();
+    assert!(status.message().contains("generation 1 was approved by nobody"), "{status:?}");
+    assert!(status.message().contains(&bundles.masked.1), "{status:?}");
+    let status = desk.roll_back_with(0, &approval(&bundles.clear.1, &approver())).await.unwrap_err();
+    assert!(status.message().contains("does not fit"), "{status:?}");
+    let done = desk.roll_back_with(0, &approval(&bundles.masked.1, &approver())).await.unwrap();
     assert_eq!((done.generation, done.rollback_of, &done.hash), (3, 1, &bundles.masked.1));
     let policy = desk.policy().await.unwrap();
     let history: Vec<_> =
@@ -413,8 +496,77 @@ async fn rollback_serves_an_older_generation_as_a_new_one_and_a_restart_keeps_it
     let (_, dir) = site.close_keeping_the_dir().await;
     let (changes, acts) = acts(&dir);
     assert!(changes[1].operator.ends_with("rollback to generation 1"), "{changes:?}");
-    assert_eq!((changes.len(), acts.len()), (2, 3));
+    assert!(changes[1].operator.contains(&approver().kid()), "{changes:?}");
+    assert_eq!((changes.len(), acts.len()), (2, 5));
     assert_eq!(std::fs::read_link(store.join("current")).unwrap(), Path::new("3"));
+}
+
+/// What was approved once is rolled back to while its approver is enrolled, and no longer.
+#[tokio::test]
+async fn an_approval_lasts_as_long_as_its_approver() {
+    let bundles = Bundles::new();
+    let around = tempfile::tempdir().unwrap();
+    let store = around.path().join("store");
+    let kept = |config: &mut Config| config.policy.store.clone_from(&store);
+    let first = site(&bundles, Some(Role::SecurityAdministrator), kept).await;
+    let desk = Desk::of(&first).await;
+    for (bundle, hash) in [&bundles.clear, &bundles.masked] {
+        desk.activate(bundle, hash).await.unwrap();
+    }
+    assert_eq!(desk.roll_back(2).await.unwrap().generation, 4, "with the approval that was kept");
+    drop(desk);
+    first.close().await;
+
+    let others = around.path().join("approvers.json");
+    std::fs::write(&others, key("authority").jwks().to_string()).unwrap();
+    let second = site(&bundles, Some(Role::SecurityAdministrator), |config| {
+        kept(config);
+        config.policy.approvers = Some(others);
+    })
+    .await;
+    let desk = Desk::of(&second).await;
+    let status = desk.roll_back(3).await.unwrap_err();
+    assert!(status.message().contains("names none of the keys"), "{status:?}");
+    let done = desk.roll_back_with(3, &approval(&bundles.masked.1, &key("authority"))).await.unwrap();
+    assert_eq!((done.generation, done.rollback_of), (5, 3));
+    // A copy of a rollback has the newer approval with it.
+    assert_eq!(desk.roll_back(5).await.unwrap().generation, 6);
+    let (_, dir) = second.close_keeping_the_dir().await;
+    let key = PrivateKey::load(&out().join("audit/auditor.key")).unwrap();
+    let start = LogReader::open(&dir.path().join("run/log"), key).unwrap().find_map(|entry| {
+        if let Content::Entry(Entry::Start(start)) = entry.unwrap().content { Some(start) } else { None }
+    });
+    let keys = start.unwrap().policy_keys;
+    assert_eq!((keys.signed, keys.authority.len()), (false, 0), "the log shows who could change the policy");
+    assert_eq!(keys.approvers, [self::key("authority").kid()]);
+}
+
+/// The generation that serves is the newest: not what somebody leads the link to, nor what lies in the bundle's folder.
+#[tokio::test]
+async fn a_start_serves_no_older_generation() {
+    let bundles = Bundles::new();
+    let around = tempfile::tempdir().unwrap();
+    let (store, link) = (around.path().join("store"), around.path().join("store/current"));
+    let kept = |config: &mut Config| config.policy.store.clone_from(&store);
+    let first = site(&bundles, Some(Role::SecurityAdministrator), kept).await;
+    let desk = Desk::of(&first).await;
+    for (bundle, hash) in [&bundles.clear, &bundles.masked, &bundles.clear] {
+        desk.activate(bundle, hash).await.unwrap();
+    }
+    drop(desk);
+    first.close().await;
+    std::fs::remove_file(&link).unwrap();
+    let gone = Site::refused_to_start(|config| kept(config)).await;
+    assert!(gone.contains("does not lead to 4, the newest generation") && gone.contains("ln -sfn 4 current"), "{gone}");
+    std::os::unix::fs::symlink("1", &link).unwrap();
+    let led = Site::refused_to_start(|config| kept(config)).await;
+    assert!(led.contains("does not lead to 4"), "{led}");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("3", &link).unwrap();
+    let again = site(&bundles, Some(Role::SecurityAdministrator), kept).await;
+    let policy = Desk::of(&again).await.policy().await.unwrap();
+    assert_eq!((policy.serving, &policy.generations[0].hash), (4, &bundles.clear.1));
+    again.close().await;
 }
 
 /// A source's answer that is in memory is not read with the field numbers of another catalog.
@@ -494,7 +646,15 @@ async fn signed_mode_is_kept_at_the_start_and_at_each_activation() {
     // The old files, validly signed: not by activation, but by rollback.
     let status = desk.activate(&bundles.masked.0, &bundles.masked.1).await.unwrap_err();
     assert!(status.message().contains("version is 0, but 1 served already"), "{status:?}");
-    assert_eq!(desk.roll_back(1).await.unwrap().hash, bundles.masked.1);
+    let first = approval(&bundles.masked.1, &approver());
+    // Not if its signatures do not hold.
+    let of_store = site.dir.path().join("run/policy/1").join(WJ).with_extension("toml.jws");
+    let jws = std::fs::read(&of_store).unwrap();
+    std::fs::write(&of_store, "x").unwrap();
+    let status = desk.roll_back_with(1, &first).await.unwrap_err();
+    assert!(status.message().contains("is not validly signed"), "{status:?}");
+    std::fs::write(&of_store, jws).unwrap();
+    assert_eq!(desk.roll_back_with(1, &first).await.unwrap().hash, bundles.masked.1);
     site.close().await;
 }
 

@@ -72,7 +72,7 @@ async fn items_come_as_they_end_and_fail_alone() {
 }
 
 #[tokio::test]
-async fn a_collection_that_can_not_be_planned_is_refused_as_a_whole() {
+pub(crate) async fn a_collection_that_can_not_be_planned_is_refused_as_a_whole() {
     let site = Site::start().await;
     let matter = pb::CollectRequest { case_id: "HS-TEST-000002".into(), ..message() };
     site.refused(collect(&site, matter).await, Code::PermissionDenied, "PURPOSE_MISMATCH");

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use oncegate::audit::{AccessEntry, Outcome};
+use oncegate::clock::Timestamp;
 use oncegate::pb::fact::{CaseState, ConsentState};
 use oncegate::pb::gateway as pb;
 use serde_json::json;
@@ -30,7 +31,7 @@ async fn site() -> Site {
         for (field, condition) in GRANTS {
             write!(
                 text,
-                "[[grant]]\nid = \"{condition}\"\nconsumer = \"GA\"\ncertificate_type = \"birth_medical_certificate\"\n\
+                "[[grant]]\nid = \"newborn_birth.GA.{condition}\"\nconsumer = \"GA\"\ncertificate_type = \"birth_medical_certificate\"\n\
                  roles = [\"child\"]\nmode = \"query\"\nfields = [\"{field}\"]\nwhen = [\"{condition}\"]\n\
                  replaces = \"出生医学证明\"\nexemption = \"3\"\nscene = \"出生登记\"\n\
                  valid_from = \"2026-01-01\"\nvalid_until = \"2027-12-31\"\n"
@@ -53,7 +54,7 @@ fn condition(status: &Status) -> String {
 }
 
 #[tokio::test]
-async fn each_condition_that_does_not_hold_has_its_reason() {
+pub(crate) async fn each_condition_that_does_not_hold_has_its_reason() {
     let site = site().await;
     site.birth.answers(vec![birth()]);
     let denied = Code::PermissionDenied;
@@ -70,6 +71,18 @@ async fn each_condition_that_does_not_hold_has_its_reason() {
     site.registry.says(CaseState::Unspecified, &request().subjects);
     site.refused(ask(&site, &["mother_name"]).await, Code::Unavailable, "CONDITION_UNKNOWN");
 
+    // An empty attribute would equal another one: such a case is not believed.
+    let mut parties = request().subjects;
+    parties.push(subject("applicant", &[("id_no", "")]));
+    site.registry.knows(&parties);
+    site.refused(ask(&site, &["mother_name"]).await, Code::Unavailable, "CONDITION_UNKNOWN");
+
+    // The mother is right, and nothing tells which of her children it is.
+    site.registry.knows(&[subject("child", &[]), request().subjects[1].clone()]);
+    let whose = site.refused(ask(&site, &["mother_name"]).await, Code::Unavailable, "CONDITION_UNKNOWN");
+    assert_eq!(condition(&whose), "subject_in_case");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+
     // Another mother, and nobody who is the child.
     let other = subject(
         "mother",
@@ -82,7 +95,7 @@ async fn each_condition_that_does_not_hold_has_its_reason() {
 }
 
 #[tokio::test]
-async fn consent_hours_region_and_basis_are_conditions() {
+pub(crate) async fn consent_hours_region_and_basis_are_conditions() {
     let site = site().await;
     site.birth.answers(vec![birth()]);
     let denied = Code::PermissionDenied;
@@ -105,6 +118,14 @@ async fn consent_hours_region_and_basis_are_conditions() {
     site.registry.consent(Ok(ConsentState::Given));
     let given = with_consent(&["infant_name"]).await.unwrap();
     assert_eq!(fields(&given.records[0])["infant_name"], "乌有安");
+    // Revoked, it is believed for `fresh_s` and not a moment longer.
+    site.registry.consent(Ok(ConsentState::Revoked));
+    let asked = site.registry.asked_for_consent();
+    with_consent(&["infant_name"]).await.unwrap();
+    assert_eq!(site.registry.asked_for_consent(), asked, "from memory");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    site.refused(with_consent(&["infant_name"]).await, denied, "CONSENT_MISSING");
+    assert_eq!(site.registry.asked_for_consent(), asked + 1);
     site.refused(with_consent(&["mother_name"]).await, denied, "BASIS_NOT_ACCEPTED");
 
     site.registry.is_in("990100");
@@ -115,7 +136,7 @@ async fn consent_hours_region_and_basis_are_conditions() {
 }
 
 #[tokio::test]
-async fn a_grant_to_come_and_a_deny_have_their_reasons() {
+pub(crate) async fn a_grant_to_come_and_a_deny_have_their_reasons() {
     let site = Site::with_bundle(|bundle| {
         let grant = |id: &str, field: &str, from: &str| {
             format!(
@@ -126,19 +147,24 @@ async fn a_grant_to_come_and_a_deny_have_their_reasons() {
         };
         let deny = "[[deny]]\nid = \"d\"\nconsumers = [\"*\"]\ncertificate_type = \"birth_medical_certificate\"\n\
                     fields = [\"sex\"]\nreason = \"x\"\n";
+        let when = deny.replace("\"d\"", "\"e\"").replace("\"sex\"", "\"certificate_no\"");
+        let when = when + "when = [\"case_open\"]\n" + &grant("c", "certificate_no", "2026-01-01");
         let head = "matter = \"newborn_birth\"\nprovider = \"WJ\"\n";
-        let (come, now) = (grant("a", "infant_name", "2090-01-01"), grant("b", "sex", "2026-01-01"));
-        std::fs::write(bundle.join("grants/newborn_birth/WJ.toml"), [head, &come, &now, deny].concat()).unwrap();
+        let (come, now) =
+            (grant("newborn_birth.GA.to_come", "infant_name", "2090-01-01"), grant("b", "sex", "2026-01-01"));
+        std::fs::write(bundle.join("grants/newborn_birth/WJ.toml"), [head, &come, &now, deny, &when].concat()).unwrap();
     })
     .await;
+    site.registry.fails(Code::Internal);
     site.refused(ask(&site, &["infant_name"]).await, Code::PermissionDenied, "GRANT_NOT_YET_VALID");
     site.refused(ask(&site, &["sex"]).await, Code::PermissionDenied, "DENIED");
+    site.refused(ask(&site, &["certificate_no"]).await, Code::Unavailable, "CONDITION_UNKNOWN");
     assert_eq!(site.birth.calls(), 0);
     site.close().await;
 }
 
 #[tokio::test]
-async fn what_decides_on_the_record_is_told_to_the_auditor_alone() {
+pub(crate) async fn what_decides_on_the_record_is_told_to_the_auditor_alone() {
     let site = site().await;
     site.birth.answers(vec![birth()]);
     let answer = ask(&site, &["issuing_institution", "mother_name"]).await.unwrap();
@@ -205,10 +231,10 @@ async fn an_explanation_says_what_a_lookup_would_release_and_asks_no_department(
             "birth_weight_g: FIELD_FORM_WITHHELD   NeverShared",
             "mother_name: FIELD_FORM_RELEASED   Unspecified",
             "issuing_institution: FIELD_FORM_RELEASED  applicant_is_parent Unspecified; \
-             FIELD_FORM_WITHHELD  applicant_is_parent is not certain RecordCondition",
+             FIELD_FORM_WITHHELD  applicant_is_parent not known true RecordCondition",
         ]
     );
-    assert_eq!(explained.grants, ["statutory_duty", "applicant_is_parent"]);
+    assert_eq!(explained.grants, ["newborn_birth.GA.statutory_duty", "newborn_birth.GA.applicant_is_parent"]);
 
     // The live path, for a mother who applies.
     let answer = ask(&site, &paths).await.unwrap();
@@ -239,7 +265,7 @@ async fn an_explanation_says_what_a_lookup_would_release_and_asks_no_department(
 }
 
 #[tokio::test]
-async fn hours_are_those_of_china_on_a_working_day() {
+pub(crate) async fn hours_are_those_of_china_on_a_working_day() {
     let site = site().await;
     site.birth.answers(vec![birth()]);
     let local = site.clock.now().in_china();
@@ -268,6 +294,33 @@ async fn hours_are_those_of_china_on_a_working_day() {
     site.close().await;
 }
 
+/// The table of holidays ends with a year; a gateway whose policy names office hours serves on, but for these.
+#[tokio::test]
+async fn a_year_without_holidays_hinders_nothing_else() {
+    let site = site().await;
+    site.birth.answers(vec![birth()]);
+    let local = site.clock.now().in_china();
+    // A Monday.
+    let monday = time::macros::datetime!(2027-01-04 10:00 +8);
+    site.clock.advance(Duration::try_from(monday - local).unwrap_or_default());
+    let mut metrics = String::new();
+    for _ in 0..100 {
+        metrics = site.metrics().await;
+        if metrics.contains("oncegate_policy_workdays_end_seconds 18") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let today = site.clock.now().date_in_china();
+    let end = format!("oncegate_policy_workdays_end_seconds {}", Timestamp::start_of_day_in_china(today).as_secs());
+    assert!(metrics.contains(&end), "{end} is not in {metrics}");
+    assert!(site.observed("/readyz").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(fields(&ask(&site, &["mother_name"]).await.unwrap().records[0]).len(), 1);
+    let unknown = site.refused(ask(&site, &["certificate_no"]).await, Code::Unavailable, "CONDITION_UNKNOWN");
+    assert_eq!(condition(&unknown), "office_hours");
+    site.close().await;
+}
+
 #[tokio::test]
 async fn an_open_case_is_asked_for_once_in_its_time_and_a_closed_one_each_time() {
     let site = Site::with(|config| config.registries.case.as_mut().unwrap().fresh_s = 600).await;
@@ -288,7 +341,7 @@ async fn an_open_case_is_asked_for_once_in_its_time_and_a_closed_one_each_time()
 }
 
 #[tokio::test]
-async fn a_registry_that_hangs_costs_its_time_and_releases_nothing() {
+pub(crate) async fn a_registry_that_hangs_costs_its_time_and_releases_nothing() {
     let site =
         Site::with(|config| config.registries.case.as_mut().unwrap().address = "https://127.0.0.1:9".into()).await;
     site.birth.answers(vec![birth()]);
@@ -296,6 +349,17 @@ async fn a_registry_that_hangs_costs_its_time_and_releases_nothing() {
     assert_eq!(condition(&down), "case_open");
     assert_eq!(site.birth.calls(), 0, "nothing could be released, so nobody was asked");
     site.close().await;
+}
+
+#[tokio::test]
+async fn a_registry_has_bounds() {
+    let refused = Site::refused_to_start(|config| {
+        config.registries.case.as_mut().unwrap().fresh_s = 99_999_999_999;
+        config.registries.consent.as_mut().unwrap().timeout_ms = u64::MAX;
+    })
+    .await;
+    assert!(refused.contains("[registries.case] fresh_s is 99999999999; it must be 0 to 3600"), "{refused}");
+    assert!(refused.contains("[registries.consent] timeout_ms is 18446744073709551615"), "{refused}");
 }
 
 #[tokio::test]

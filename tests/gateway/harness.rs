@@ -276,14 +276,20 @@ impl Site {
         config
     }
 
-    /// The text of the metrics.
-    pub(crate) async fn metrics(&self) -> String {
+    /// What the operators' listener answers for a path, head and all.
+    pub(crate) async fn observed(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = tokio::net::TcpStream::connect(&self.observe).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        text
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// The text of the metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        self.observed("/metrics").await
     }
 
     /// A channel with another system's certificate.
@@ -350,8 +356,10 @@ impl Site {
         let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
         assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{status:?}");
         assert_eq!(info.domain, "oncegate");
-        let names: BTreeSet<_> = info.metadata.keys().cloned().collect();
-        assert!(documented(reason).contains(&names), "{reason} has other metadata than documented: {names:?}");
+        let names: BTreeSet<_> = info.metadata.keys().collect();
+        let known = documented(reason).iter().any(|example| example.keys().collect::<BTreeSet<_>>() == names);
+        assert!(known, "{reason} has other metadata than documented: {names:?}");
+        note(&status);
         let id = status.metadata().get("oncegate-request-id").expect("a request id").to_str().unwrap().to_owned();
         let receipt = status.metadata().get_bin("oncegate-receipt-bin").expect("a receipt");
         let receipt: pb::Receipt = prost::Message::decode(receipt.to_bytes().unwrap()).unwrap();
@@ -388,21 +396,39 @@ impl Site {
     }
 }
 
-/// The names of the metadata that the API's description shows for a reason: one set for each example, or none.
-pub(crate) fn documented(reason: &str) -> Vec<BTreeSet<String>> {
+/// Every refusal that a caller was told in this process: the reason, and its metadata.
+static TOLD: Mutex<BTreeMap<String, BTreeSet<Metadata>>> = Mutex::new(BTreeMap::new());
+
+/// Metadata of a reason: names and values.
+type Metadata = BTreeMap<String, String>;
+
+/// Notes what a caller was told.
+pub(crate) fn note(status: &Status) {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    let metadata = info.metadata.clone().into_iter().collect();
+    TOLD.lock().unwrap().entry(info.reason.clone()).or_default().insert(metadata);
+}
+
+/// All that callers were told so far.
+pub(crate) fn told() -> BTreeMap<String, BTreeSet<Metadata>> {
+    TOLD.lock().unwrap().clone()
+}
+
+/// The metadata that the API's description shows for a reason: each example, or none.
+pub(crate) fn documented(reason: &str) -> Vec<Metadata> {
     let proto = include_str!("../../proto/oncegate/gateway/v1/error_reason.proto");
     let (before, _) = proto.split_once(&format!("  ERROR_REASON_{reason} = ")).expect("a reason of the API");
     let comment: Vec<_> = before.lines().rev().take_while(|line| line.trim_start().starts_with("//")).collect();
     let comment = comment.iter().rev().map(|line| line.trim_start().trim_start_matches("// ")).collect::<Vec<_>>();
     let comment = comment.join(" ");
-    let mut examples: Vec<BTreeSet<String>> = Vec::new();
+    let mut examples: Vec<Metadata> = Vec::new();
     for example in comment.split('{').skip(1) {
         let (example, _) = example.split_once('}').expect("an example ends");
-        let example: serde_json::Value = serde_json::from_str(&format!("{{{example}}}")).expect("an example is JSON");
-        examples.push(example.as_object().unwrap().keys().cloned().collect());
+        examples.push(serde_json::from_str(&format!("{{{example}}}")).expect("an example is JSON"));
     }
     if examples.is_empty() || comment.contains("or none") {
-        examples.push(BTreeSet::new());
+        examples.push(Metadata::new());
     }
     examples
 }

@@ -22,6 +22,18 @@ const CASES: &[Case] = &[
     ("unknown type", |r| r.certificate_type = "birth".into(), Code::InvalidArgument, "CERTIFICATE_TYPE_UNKNOWN"),
     ("nobody in the role", |r| r.subject_role = "father".into(), Code::InvalidArgument, "SUBJECT_NOT_GIVEN"),
     (
+        "nobody in the role of a key",
+        |r| r.subjects = vec![subject("child", &[("birth_date", BORN)])],
+        Code::InvalidArgument,
+        "SUBJECT_NOT_GIVEN",
+    ),
+    (
+        "a role twice",
+        |r| r.subjects.push(subject("child", &[("birth_date", BORN)])),
+        Code::InvalidArgument,
+        "SUBJECT_INVALID",
+    ),
+    (
         "one key instead of two",
         |r| r.subjects = vec![subject("child", &[]), subject("mother", &[("id_no", &mother_id())])],
         Code::InvalidArgument,
@@ -63,7 +75,7 @@ const CASES: &[Case] = &[
 ];
 
 #[tokio::test]
-async fn each_bad_input_has_its_answer_and_its_entry() {
+pub(crate) async fn each_bad_input_has_its_answer_and_its_entry() {
     let site = Site::start().await;
     site.birth.answers(vec![birth()]);
     for (what, spoil, code, reason) in CASES {
@@ -99,7 +111,7 @@ async fn raw(
 const LOOKUP: &str = "/oncegate.gateway.v1.LookupService/Lookup";
 
 #[tokio::test]
-async fn what_is_no_call_is_refused_and_recorded() {
+pub(crate) async fn what_is_no_call_is_refused_and_recorded() {
     let site = Site::start().await;
     // The field is a string, which must be UTF-8.
     let garbage = raw(&site, LOOKUP, Bytes::from_static(&[0xff, 0xfe, 0x80]), |_| {}).await;

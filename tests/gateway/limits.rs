@@ -16,7 +16,7 @@ fn retry_delay(status: &Status) -> Duration {
 }
 
 #[tokio::test]
-async fn a_caller_has_a_rate_and_a_flood_is_counted() {
+pub(crate) async fn a_caller_has_a_rate_and_a_flood_is_counted() {
     let site = Site::with(|config| {
         config.limits.caller_per_second = ONE;
         config.limits.caller_burst = ONE;
@@ -41,7 +41,7 @@ async fn a_caller_has_a_rate_and_a_flood_is_counted() {
 }
 
 #[tokio::test]
-async fn a_subject_has_a_rate() {
+pub(crate) async fn a_subject_has_a_rate() {
     let site = Site::with(|config| {
         config.limits.subject_per_minute = ONE;
         config.limits.subject_burst = ONE;
@@ -59,7 +59,7 @@ async fn a_subject_has_a_rate() {
 }
 
 #[tokio::test]
-async fn a_provider_has_a_bound_of_calls_in_flight() {
+pub(crate) async fn a_provider_has_a_bound_of_calls_in_flight() {
     let site = Site::with(|config| config.limits.provider_in_flight = ONE).await;
     site.birth.answers_after(Duration::from_millis(600), vec![birth()]);
     let first = site.lookup("GA", request());
@@ -77,7 +77,7 @@ async fn a_provider_has_a_bound_of_calls_in_flight() {
 }
 
 #[tokio::test]
-async fn the_gateway_has_a_bound_of_calls_in_progress() {
+pub(crate) async fn the_gateway_has_a_bound_of_calls_in_progress() {
     let site = Site::with(|config| config.calls.in_flight = 1).await;
     site.birth.answers_after(Duration::from_millis(400), vec![birth()]);
     let late = async {

@@ -8,7 +8,7 @@ use tonic::Code;
 use crate::harness::{Site, birth, fields, mask, request, subject};
 
 #[tokio::test]
-async fn each_refusal_of_the_policy_is_reached() {
+pub(crate) async fn each_refusal_of_the_policy_is_reached() {
     let site = Site::start().await;
     let ask = async |consumer: &str, paths: &[&str]| {
         site.lookup(consumer, pb::LookupRequest { read_mask: mask(paths), ..request() }).await

@@ -321,7 +321,7 @@ async fn nothing_of_a_person_is_in_log_lines_metrics_or_the_logs_bytes() {
 }
 
 #[tokio::test]
-async fn a_log_that_fails_stops_every_answer_until_a_restart() {
+pub(crate) async fn a_log_that_fails_stops_every_answer_until_a_restart() {
     let site = Site::start().await;
     site.birth.answers(vec![birth()]);
     site.lookup("GA", request()).await.unwrap();
@@ -330,6 +330,7 @@ async fn a_log_that_fails_stops_every_answer_until_a_restart() {
         let status = site.lookup("GA", request()).await.unwrap_err();
         let info = tonic_types::StatusExt::get_error_details(&status).error_info().unwrap().reason.clone();
         assert_eq!((status.code(), info.as_str()), (Code::Unavailable, "AUDIT_UNAVAILABLE"));
+        crate::harness::note(&status);
         assert!(status.metadata().get_bin("oncegate-receipt-bin").is_none());
     }
 }

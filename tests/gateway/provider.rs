@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::harness::{BORN, Site, birth, fields, mask, mother_id, record, request, subject};
 
 #[tokio::test]
-async fn each_failure_of_a_provider_has_its_reason() {
+pub(crate) async fn each_failure_of_a_provider_has_its_reason() {
     let site = Site::start().await;
     let ask = async || site.lookup("GA", request()).await;
 
@@ -87,7 +87,7 @@ async fn unknown_fields_never_leave() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_down_or_missing_says_so() {
+pub(crate) async fn a_provider_that_is_down_or_missing_says_so() {
     let site = Site::with(|config| {
         for source in &mut config.sources {
             source.certificate_types.retain(|code| code != "residence_permit");
@@ -128,7 +128,7 @@ async fn a_provider_that_is_down_or_missing_says_so() {
 }
 
 #[tokio::test]
-async fn a_slow_provider_costs_its_caller_the_deadline_and_nobody_else_anything() {
+pub(crate) async fn a_slow_provider_costs_its_caller_the_deadline_and_nobody_else_anything() {
     let site = Site::with(|config| {
         for source in &mut config.sources {
             source.timeout_ms = 300;

@@ -18,6 +18,7 @@ pub(crate) struct Registry {
     case: Arc<Mutex<Result<pb::GetCaseResponse, Code>>>,
     consent: Arc<Mutex<Result<pb::ConsentState, Code>>>,
     asked: Arc<AtomicU32>,
+    asked_for_consent: Arc<AtomicU32>,
 }
 
 impl Registry {
@@ -27,6 +28,7 @@ impl Registry {
             case: Arc::new(Mutex::new(Err(Code::Unavailable))),
             consent: Arc::new(Mutex::new(Ok(pb::ConsentState::None))),
             asked: Arc::default(),
+            asked_for_consent: Arc::default(),
         };
         let mother = |role| subject(role, &[("id_no", &mother_id())]);
         registry.knows(&[subject("child", &[("birth_date", BORN)]), mother("mother"), mother("applicant")]);
@@ -73,6 +75,11 @@ impl Registry {
         self.asked.load(Ordering::SeqCst)
     }
 
+    /// How often a consent was asked for.
+    pub(crate) fn asked_for_consent(&self) -> u32 {
+        self.asked_for_consent.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn routes(self) -> Routes {
         let cases = CaseRegistryServiceServer::new(self.clone());
         Routes::new(cases).add_service(ConsentRegistryServiceServer::new(self)).prepare()
@@ -94,6 +101,7 @@ impl ConsentRegistryService for Registry {
         &self,
         _: Request<pb::CheckConsentRequest>,
     ) -> Result<Response<pb::CheckConsentResponse>, Status> {
+        self.asked_for_consent.fetch_add(1, Ordering::SeqCst);
         let said = *self.consent.lock().unwrap();
         let answer = |state: pb::ConsentState| Response::new(pb::CheckConsentResponse { state: state.into() });
         said.map(answer).map_err(|code| Status::new(code, "the registry's own words about 张三"))

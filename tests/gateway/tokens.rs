@@ -38,7 +38,7 @@ fn set_times(claims: &mut Value, from: i64, until: i64) {
 }
 
 #[tokio::test]
-async fn a_certificate_that_expires_on_an_open_connection_is_refused_and_recorded() {
+pub(crate) async fn a_certificate_that_expires_on_an_open_connection_is_refused_and_recorded() {
     let site = Site::start().await;
     site.birth.answers(vec![birth()]);
     site.lookup("GA", request()).await.unwrap();
@@ -51,7 +51,7 @@ async fn a_certificate_that_expires_on_an_open_connection_is_refused_and_recorde
 }
 
 #[tokio::test]
-async fn a_token_that_breaks_a_rule_is_refused() {
+pub(crate) async fn a_token_that_breaks_a_rule_is_refused() {
     let site = Site::start().await;
     for (what, change, reason) in CASES {
         let token = site.token_with("GA", change);
@@ -70,7 +70,7 @@ async fn a_token_that_breaks_a_rule_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_serves_nobody_but_the_one_it_is_bound_to() {
+pub(crate) async fn a_token_serves_nobody_but_the_one_it_is_bound_to() {
     let site = Site::start().await;
     let stolen = site.send(site.channel_of("GA", "household"), Some(&site.token("GA")), request()).await;
     site.refused(stolen, Code::Unauthenticated, "TOKEN_NOT_BOUND");
@@ -78,7 +78,7 @@ async fn a_token_serves_nobody_but_the_one_it_is_bound_to() {
 }
 
 #[tokio::test]
-async fn a_departments_own_system_speaks_for_no_other() {
+pub(crate) async fn a_departments_own_system_speaks_for_no_other() {
     let site = Site::start().await;
     site.birth.answers(vec![birth()]);
     let own = |consumer: &str| {

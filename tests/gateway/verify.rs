@@ -161,8 +161,12 @@ async fn no_record_and_a_wrong_name_look_alike() {
 }
 
 #[tokio::test]
-async fn guessing_is_bounded_and_being_right_is_not() {
-    let site = Site::with(|config| config.limits.verify_per_subject_per_hour = NonZeroU32::new(4).unwrap()).await;
+pub(crate) async fn guessing_is_bounded_and_being_right_is_not() {
+    let site = Site::with(|config| {
+        config.limits.verify_per_subject_per_hour = NonZeroU32::new(4).unwrap();
+        config.cache.max_bytes = 0;
+    })
+    .await;
     site.population.answers(vec![card(MOTHER)]);
     let ask =
         async |name: &str, path: &str, value: &str| verify(&site, "WJ", about_mother(name, &[(path, value)])).await;
@@ -175,11 +179,12 @@ async fn guessing_is_bounded_and_being_right_is_not() {
     }
     let today = site.clock.now().date_in_china().to_string();
     assert_eq!(results(&ask(MOTHER, "in_force", &today).await.unwrap()), [Match]);
-    // Each of these tells something: another value, another name, another day.
-    let tomorrow = site.clock.now().date_in_china().next_day().unwrap().to_string();
+    // Each of these tells something: another value, another name, nothing to compare as if there were nobody.
     assert_eq!(results(&ask(MOTHER, "status", "LOST").await.unwrap()), [Mismatch]);
     assert_eq!(results(&ask("子虚宁", "status", "VALID").await.unwrap()), [CannotTell]);
-    assert_eq!(results(&ask(MOTHER, "in_force", &tomorrow).await.unwrap()), [Match]);
+    site.population.answers(vec![record("ResidentIdentity", &[("name", MOTHER), ("id_no", &mother_id())])]);
+    assert_eq!(results(&ask(MOTHER, "status", "VALID").await.unwrap()), [CannotTell]);
+    site.population.answers(vec![card(MOTHER)]);
     assert_eq!(results(&ask(MOTHER, "in_force", "false").await.unwrap()), [Mismatch]);
     let limited = site.refused(ask(MOTHER, "status", "VALID").await, Code::ResourceExhausted, "ATTEMPTS_LIMITED");
     let delay = limited.get_error_details().retry_info().unwrap().retry_delay.unwrap();
@@ -189,6 +194,36 @@ async fn guessing_is_bounded_and_being_right_is_not() {
     verify(&site, "GA", about_child(&[("infant_name", "乌有安")])).await.unwrap();
     let entries = site.close().await;
     assert_eq!(entries.values().flatten().filter(|entry| entry.outcome == Outcome::Limited).count(), 1);
+}
+
+/// Day after day a predicate would tell a date: three other days, and the department is asked no more.
+#[tokio::test]
+async fn a_date_is_not_found_out_day_by_day() {
+    let site = Site::start().await;
+    site.population.answers(vec![card(MOTHER)]);
+    let ask = async |claimed: &[(&str, &str)]| verify(&site, "WJ", about_mother(MOTHER, claimed)).await;
+    let today = site.clock.now().date_in_china();
+    let day = |days: i64| (today + time::Duration::days(days)).to_string();
+    for days in [183, -92, 46] {
+        assert_eq!(results(&ask(&[("in_force", &day(days))]).await.unwrap()), [Match], "{days}");
+    }
+    let asked = site.population.calls();
+    let limited = ask(&[("in_force", &day(23))]).await;
+    let limited = site.refused(limited, Code::ResourceExhausted, "ATTEMPTS_LIMITED");
+    let delay = limited.get_error_details().retry_info().unwrap().retry_delay.unwrap();
+    assert!(delay > Duration::from_hours(9 * 24), "{delay:?}");
+    assert_eq!(site.population.calls(), asked, "nobody was asked");
+    // Today is free, and so is everything else.
+    for claimed in [("in_force", "true"), ("in_force", &*day(0)), ("status", "VALID")] {
+        assert_eq!(results(&ask(&[claimed]).await.unwrap()), [Match]);
+    }
+    // An age tells the birthday within days.
+    for path in ["aged_16", "aged_18", "aged_60"] {
+        let refused = site.refused(ask(&[(path, &day(1))]).await, Code::InvalidArgument, "CLAIM_INVALID");
+        let details = refused.get_error_details();
+        assert_eq!(details.error_info().unwrap().metadata["rule"], "an age is told for today alone");
+    }
+    site.close().await;
 }
 
 #[tokio::test]
@@ -241,7 +276,7 @@ async fn what_is_granted_masked_or_to_nobody_is_not_compared() {
 }
 
 #[tokio::test]
-async fn claims_that_no_record_could_answer_are_refused() {
+pub(crate) async fn claims_that_no_record_could_answer_are_refused() {
     let site = Site::start().await;
     let many: Vec<_> = (0..33).map(|_| ("name", "x")).collect();
     let long = "x".repeat(257);

@@ -20,7 +20,7 @@ use prost::Message;
 
 use super::{
     AccessEntry, AdminEntry, ComparedField, Comparison, Entry, EntrySubject, LegalBasis, MaskedField, Mode, Omitted,
-    Outcome, PolicyChangeEntry, RecordDecision, StartEntry, StopEntry, WithheldField,
+    Outcome, PolicyChangeEntry, PolicyKeys, RecordDecision, StartEntry, StopEntry, WithheldField,
 };
 use crate::audit::frame::{Kind, MAX_BODY};
 use crate::clock::Timestamp;
@@ -59,6 +59,9 @@ pub(in crate::audit) fn encode(entry: Entry) -> (Kind, Vec<u8>) {
                 policy: start.policy.to_vec().into(),
                 recovered: start.recovered,
                 trust: clip(start.trust, 1024),
+                policy_signed: start.policy_keys.signed,
+                policy_authority_kids: clip_kids(start.policy_keys.authority),
+                policy_approver_kids: clip_kids(start.policy_keys.approvers),
             };
             (Kind::START, start.encode_to_vec())
         }
@@ -88,6 +91,11 @@ pub(in crate::audit) fn encode(entry: Entry) -> (Kind, Vec<u8>) {
     }
 }
 
+/// 32 ids take 4 KiB at most.
+fn clip_kids(kids: Vec<String>) -> Vec<String> {
+    kids.into_iter().take(32).map(|kid| clip(kid, 128)).collect()
+}
+
 /// The entry of a kind's body.
 pub(in crate::audit) fn decode(kind: Kind, body: &[u8]) -> Result<Entry, DecodeError> {
     let broken = |_| DecodeError("protobuf");
@@ -99,6 +107,11 @@ pub(in crate::audit) fn decode(kind: Kind, body: &[u8]) -> Result<Entry, DecodeE
                 version: start.version,
                 gateway: start.gateway,
                 policy: exact(&start.policy, "policy")?,
+                policy_keys: PolicyKeys {
+                    signed: start.policy_signed,
+                    authority: start.policy_authority_kids,
+                    approvers: start.policy_approver_kids,
+                },
                 recovered: start.recovered,
                 trust: start.trust,
             })
@@ -527,8 +540,9 @@ mod tests {
                 version: "1".into(),
                 gateway: "g".into(),
                 policy: hash,
-                recovered: 5,
                 trust: "t".into(),
+                policy_keys: PolicyKeys { signed: true, authority: vec!["a".into()], approvers: vec!["b".into()] },
+                recovered: 5,
             }),
             Entry::Stop(StopEntry { reason: "drained".into() }),
             Entry::PolicyChange(PolicyChangeEntry { from: None, to: hash, operator: operator.clone() }),

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::audit::keys::PrivateKey;
 use crate::audit::reader::{Content, LogReader, LoggedEntry, ReadError, Search};
-use crate::audit::{AccessEntry, AdminEntry, Comparison, Entry, Mode, Outcome};
+use crate::audit::{AccessEntry, AdminEntry, Comparison, Entry, Mode, Outcome, StartEntry};
 use crate::cli::answer::reason;
 use crate::cli::table::{Cell, Look, Table, Tone};
 use crate::cli::{Exit, Failure};
@@ -235,9 +235,7 @@ fn describe(content: &Content) -> (&'static str, String) {
         Content::Epoch { readable } => {
             ("EPOCH", if *readable { "new data key" } else { "new data key, not for this reader" }.to_owned())
         }
-        Content::Entry(Entry::Start(start)) => {
-            ("START", format!("version {}, {}; {}", start.version, start.gateway, start.trust))
-        }
+        Content::Entry(Entry::Start(start)) => ("START", started(start)),
         Content::Entry(Entry::Stop(stop)) => ("STOP", stop.reason.clone()),
         Content::Entry(Entry::PolicyChange(change)) => ("POLICY_CHANGE", change.operator.clone()),
         Content::Entry(Entry::Admin(admin)) => {
@@ -251,6 +249,16 @@ fn describe(content: &Content) -> (&'static str, String) {
         Content::Entry(Entry::LogKey(note)) => ("LOG_KEY", first_lines(note)),
         Content::Entry(Entry::Access(_)) => ("ACCESS", String::new()),
     }
+}
+
+/// Version, name, trust, and who can change the policy.
+fn started(start: &StartEntry) -> String {
+    let StartEntry { version, gateway, policy, policy_keys, trust, .. } = start;
+    let keys = |kids: &[String]| if kids.is_empty() { "nobody".to_owned() } else { kids.join(" ") };
+    let signed = || format!("signed by {}", keys(&policy_keys.authority));
+    let mode = if policy_keys.signed { signed() } else { "unsigned".to_owned() };
+    let (hash, approvers) = (hex::encode(policy), keys(&policy_keys.approvers));
+    format!("version {version}, {gateway}; {trust}; policy sha256:{hash} {mode}, approved by {approvers}")
 }
 
 /// What a signed note says, without its signatures.

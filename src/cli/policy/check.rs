@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cli::check::faults_json;
 use crate::cli::table::{Look, Tone};
 use crate::cli::{Exit, Failure};
+use crate::clock::Clock;
 use crate::policy::Policy;
 
 /// Checks a bundle; `verify` checks its signatures.
@@ -24,7 +25,7 @@ pub(super) struct CheckArgs {
     hash: bool,
 }
 
-pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &CheckArgs, clock: &Clock, out: &mut dyn Write) -> Result<Exit, Failure> {
     let policy = match Policy::open(&args.bundle) {
         Ok(policy) => policy,
         Err(faults) if args.json => {
@@ -37,15 +38,20 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<Exit, Failure
         writeln!(out, "{}", policy.hash())?;
         return Ok(Exit::Ok);
     }
+    let warnings = policy.warnings(clock.now().date_in_china());
     let (grants, facts) = (policy.grants().count(), policy.vocabulary().facts().len());
     let (types, matters) = (policy.catalog().certificate_types().count(), policy.catalog().matters().count());
     if args.json {
         let counts = json!({ "grants": grants, "facts": facts, "certificate_types": types, "matters": matters });
-        writeln!(out, "{:#}", json!({ "ok": true, "hash": policy.hash().to_string(), "counts": counts }))?;
+        let hash = policy.hash().to_string();
+        writeln!(out, "{:#}", json!({ "ok": true, "hash": hash, "counts": counts, "warnings": warnings }))?;
         return Ok(Exit::Ok);
     }
     writeln!(out, "{grants} grants, {facts} facts, {types} certificate types, {matters} matters")?;
     let look = Look::stdout();
+    for warning in &warnings {
+        writeln!(out, "{}", look.paint(Tone::Caution, &format!("warning: {warning}")))?;
+    }
     writeln!(out, "{} {}", look.paint(Tone::Good, "in order"), policy.hash())?;
     Ok(Exit::Ok)
 }

@@ -22,6 +22,7 @@ pub(super) use sign::{key, providers, sign_grants, sign_manifest};
 
 use super::status::socket_channel;
 use super::{Exit, Failure};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::pb::admin::policy_service_client::PolicyServiceClient;
 use crate::policy::{Policy, PolicyConfig};
@@ -59,7 +60,7 @@ enum PolicyCommand {
 
 pub(super) async fn run(args: PolicyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     match args.command {
-        PolicyCommand::Check(args) => check::run(&args, out),
+        PolicyCommand::Check(args) => check::run(&args, &Clock::system(), out),
         PolicyCommand::Diff(args) => diff::run(&args, out),
         PolicyCommand::Explain(args) => explain::run(&args, out),
         PolicyCommand::Test(args) => test::run(&args, out),

@@ -35,7 +35,7 @@ impl Values {
     fn say(self, fact: &str, set: u8) -> Option<String> {
         Some(match (self, set) {
             (Self::Granting | Self::Both, 0b001) => fact.to_owned(),
-            (Self::Granting, 0b010) | (Self::Both, 0b110) => format!("not {fact}"),
+            (Self::Granting, 0b010) | (Self::Both, 0b110) => format!("{fact} not known true"),
             (Self::Denying, 0b001) | (Self::Both, 0b010) => format!("{fact} known false"),
             (Self::Denying, 0b010) | (Self::Both, 0b101) => format!("{fact} not known false"),
             (Self::Both, 0b100) => format!("{fact} unknown"),
@@ -152,12 +152,16 @@ mod tests {
             (&[Granting, Granting][..], &[0][..], "when a and b (1 of 4 cases)"),
             (&[Granting, Granting], &[0, 2], "when a (2 of 4 cases)"),
             (&[Granting, Granting], &[0, 1, 2], "when b; or when a (3 of 4 cases)"),
-            (&[Granting, Granting], &[1, 2], "when not a and b; or when a and not b (2 of 4 cases)"),
+            (
+                &[Granting, Granting],
+                &[1, 2],
+                "when a not known true and b; or when a and b not known true (2 of 4 cases)",
+            ),
             (&[Granting, Granting], &[0, 1, 2, 3], "always"),
             (&[Denying], &[0], "when a known false (1 of 2 cases)"),
             (&[Denying], &[1], "when a not known false (1 of 2 cases)"),
             (&[Both], &[0], "when a (1 of 3 cases)"),
-            (&[Both], &[1, 2], "when not a (2 of 3 cases)"),
+            (&[Both], &[1, 2], "when a not known true (2 of 3 cases)"),
             (&[Both], &[2], "when a unknown (1 of 3 cases)"),
             (&[], &[0], "always"),
         ] {

@@ -33,7 +33,8 @@ pub struct Diff {
     pub to: PolicyHash,
     /// Cells in which something changes, by consumer, matter and certificate type.
     pub cells: Vec<CellDiff>,
-    /// Changes of what grants rest on, one sentence each: facts, holidays, certificate types, matters, departments.
+    /// Changes of what grants rest on, one sentence each: facts, holidays, certificate types, matters, departments. Not
+    /// empty if the catalogs' hashes differ.
     pub ground: Vec<String>,
 }
 

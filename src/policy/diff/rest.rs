@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use super::cell::Side;
-use crate::catalog::{Catalog, CertificateType};
+use crate::catalog::{Catalog, CertificateType, Scalar};
 use crate::policy::facts::{Fact, FactSource};
 use crate::policy::{Grant, Policy};
 
@@ -46,22 +46,23 @@ pub(super) fn ground(old: &Policy, new: &Policy) -> Vec<String> {
         let vocabulary = policy.vocabulary();
         vocabulary.facts().iter().map(|fact| (fact.name.to_string(), fact_says(fact, policy.catalog()))).collect()
     };
-    let by_word = |what: &'static str| {
-        move |(name, pair): (String, (Option<String>, Option<String>))| match pair {
-            (Some(before), Some(after)) if before == after => None,
-            (Some(before), Some(after)) => Some(format!("{what} {name}: {before} -> {after}")),
-            (Some(_), None) => Some(format!("{what} {name} is gone")),
-            (None, _) => Some(format!("{what} {name} is new")),
-        }
-    };
     said.extend(paired(facts(old), facts(new)).filter_map(by_word("fact")));
     if !old.vocabulary().same_holidays(new.vocabulary()) {
         said.push("the table of holidays is another".to_owned());
     }
     let (before, after) = (old.catalog(), new.catalog());
-    if before.hash() == after.hash() {
-        return said;
+    if before.hash() != after.hash() {
+        let described = catalog(before, after);
+        // Labels and comments, if these words lack nothing; but nobody should rely on that.
+        let undescribed = "the catalog differs in ways that are not described here".to_owned();
+        said.extend(if described.is_empty() { vec![undescribed] } else { described });
     }
+    said
+}
+
+/// Departments, matters and certificate types.
+fn catalog(before: &Catalog, after: &Catalog) -> Vec<String> {
+    let mut said = Vec::new();
     let departments = |catalog: &Catalog| -> BTreeMap<String, String> {
         let says = |of: &crate::catalog::Department| {
             format!("{} {} region {}", of.kind.name(), of.name_zh, of.region.as_deref().unwrap_or("none"))
@@ -101,16 +102,38 @@ pub(super) fn ground(old: &Policy, new: &Policy) -> Vec<String> {
     said
 }
 
+/// A sentence about what has another word than before.
+fn by_word(what: &'static str) -> impl Fn((String, Pair<String>)) -> Option<String> {
+    move |(name, pair)| match pair {
+        (Some(before), Some(after)) if before == after => None,
+        (Some(before), Some(after)) => Some(format!("{what} {name}: {before} -> {after}")),
+        (Some(_), None) => Some(format!("{what} {name} is gone")),
+        (None, _) => Some(format!("{what} {name} is new")),
+    }
+}
+
 fn certificate_type(code: &str, before: &CertificateType, after: &CertificateType) -> Vec<String> {
     let mut changes = Changes::default();
+    let (one, many) = ("one record", "several records");
+    let records = |kind: &CertificateType| if kind.many { many } else { one };
+    changes.word("message", &before.message, &after.message);
     changes.word("provider", before.provider.as_str(), after.provider.as_str());
+    changes.word("answers", records(before), records(after));
+    changes.debug("subject a minor", &before.subject_minor, &after.subject_minor);
     changes.debug("sharing class", &before.sharing, &after.sharing);
     changes.debug("keys", &keys(before), &keys(after));
     changes.debug("freshness", &before.freshness, &after.freshness);
     let mut said = changes.of(&format!("certificate type {code}"));
     let leaves = |kind: &CertificateType| -> BTreeMap<String, String> {
         let says = |(index, leaf): (usize, &crate::catalog::Leaf)| {
-            let mut says = format!("number {:?}, {:?}, L{}", leaf.numbers, leaf.kind, leaf.sensitivity);
+            let scalar = scalar(&leaf.scalar);
+            let mut says = format!(
+                "number {:?}, {:?}, {:?} of {scalar}, L{}",
+                leaf.numbers, leaf.kind, leaf.wire, leaf.sensitivity
+            );
+            if kind.is_listed(index) {
+                says.push_str(", in a list");
+            }
             for (set, word) in [
                 (kind.never, "never shared"),
                 (kind.verify_only, "compared only"),
@@ -150,10 +173,21 @@ fn certificate_type(code: &str, before: &CertificateType, after: &CertificateTyp
     said
 }
 
+fn scalar(scalar: &Scalar) -> String {
+    match scalar {
+        Scalar::Enum(values) => {
+            let values: Vec<_> = values.iter().map(|(number, name)| format!("{number} {name}")).collect();
+            format!("enum ({})", values.join(", "))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
 fn keys(kind: &CertificateType) -> Vec<Vec<String>> {
     let key = |key: &crate::catalog::LookupKey| {
         let matches: Vec<_> = key.matches.iter().map(|leaf| kind.path(leaf)).collect();
-        format!("{} from {}.{} matches {}", key.name, key.role, key.attribute, matches.join(","))
+        let matches = matches.join(",");
+        format!("{} {:?} from {}.{} matches {matches}", key.name, key.kind, key.role, key.attribute)
     };
     kind.lookup_sets.iter().map(|set| set.keys.iter().map(key).collect()).collect()
 }
@@ -176,11 +210,11 @@ fn fact_says(fact: &Fact, catalog: &Catalog) -> String {
     format!("{source} else {}", fact.code)
 }
 
+/// Before and after.
+type Pair<T> = (Option<T>, Option<T>);
+
 /// Both sides of everything that either has, by key.
-fn paired<T>(
-    mut old: BTreeMap<String, T>,
-    mut new: BTreeMap<String, T>,
-) -> impl Iterator<Item = (String, (Option<T>, Option<T>))> {
+fn paired<T>(mut old: BTreeMap<String, T>, mut new: BTreeMap<String, T>) -> impl Iterator<Item = (String, Pair<T>)> {
     let keys: BTreeSet<String> = old.keys().chain(new.keys()).cloned().collect();
     keys.into_iter().map(move |key| {
         let pair = (old.remove(&key), new.remove(&key));
@@ -216,5 +250,42 @@ impl Changes {
 
     fn of(self, whose: &str) -> Vec<String> {
         self.0.into_iter().map(|change| format!("{whose}: {change}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Child, Fields, ValueKind, Wire};
+    use crate::policy::tests::{certificate_type, text};
+
+    /// Each change of a type that decides something has its words.
+    #[test]
+    fn every_change_of_a_type_is_described() {
+        type Change = fn(&mut CertificateType);
+        let before = certificate_type("t", "WJ", &[text(1, "one"), text(2, "two")]);
+        let said = |after: &CertificateType| super::certificate_type("t", &before, after);
+        assert_eq!(said(&before), [""; 0]);
+        let table: &[(&str, Change)] = &[
+            ("answers one record -> several records", |kind| kind.many = true),
+            ("message test.t -> test.u", |kind| kind.message = "test.u".into()),
+            ("subject a minor false -> true", |kind| kind.subject_minor = true),
+            ("id_no PersonOrEntityNo from", |kind| kind.lookup_sets[0].keys[0].kind = ValueKind::PersonOrEntityNo),
+            ("enum (0 A, 1 B)", |kind| kind.leaves[0].scalar = Scalar::Enum(vec![(0, "A".into()), (1, "B".into())])),
+            ("Varint of Text", |kind| kind.leaves[0].wire = Wire::Varint),
+            ("in a list", |kind| {
+                if let (_, Child::Leaf { repeated, .. }) = &mut kind.root.children[0] {
+                    *repeated = true;
+                }
+            }),
+            ("never shared", |kind| kind.never = Fields::one(0)),
+            ("number [7]", |kind| kind.leaves[0].numbers = vec![7]),
+        ];
+        for (words, change) in table {
+            let mut after = before.clone();
+            change(&mut after);
+            let said = said(&after);
+            assert!(said.len() == 1 && said[0].contains(words), "{words}: {said:?}");
+        }
     }
 }

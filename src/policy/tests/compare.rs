@@ -118,6 +118,7 @@ fn what_no_record_could_say_is_refused() {
         ("status", "VALLID", ClaimError::Invalid(CheckError::Character)),
         ("status", "UNSPECIFIED", ClaimError::Invalid(CheckError::Character)),
         ("status", "0", ClaimError::Invalid(CheckError::Character)),
+        ("aged_18", "2026-06-02", ClaimError::OtherDay),
         ("in_force", "yes", ClaimError::Invalid(CheckError::Length)),
         ("in_force", "2027-06-03", ClaimError::Invalid(CheckError::Calendar)),
     ] {
@@ -201,7 +202,7 @@ fn a_predicate_holds_on_a_day() {
     {
         assert_eq!(claimed(&ty, &["aged_18"], &born(date), "aged_18", "true"), due, "{date}");
     }
-    let other = |value| Claim::new(&ty, "aged_18", value, TODAY).unwrap().is_of_another_day();
+    let other = |value| Claim::new(&ty, "in_force", value, TODAY).unwrap().is_of_another_day();
     assert!(other("2026-06-02") && !other("2026-06-01") && !other("true") && !other("false"));
 
     let tax = built_in("tax_clearance");

@@ -203,7 +203,7 @@ proptest! {
         let fields = random_fields(&mut rng, 0);
         let ty = certificate_type("t", "WJ", &fields);
         let vocabulary = random_vocabulary(&mut rng, &ty);
-        let mut writer = Writer { rng, markers: Vec::new() };
+        let mut writer = Writer { rng, markers: Vec::new(), empty: 0.2 };
         let (tidy, _) = writer.message(&fields, 0);
         let numbers: Vec<_> = writer.markers.iter().filter_map(|(_, marker)| std::str::from_utf8(marker).ok()).collect();
         let number = if numbers.is_empty() { "none" } else { pick(&mut writer.rng, &numbers) };
@@ -214,17 +214,47 @@ proptest! {
         let decoded = DynamicMessage::decode(descriptor(&fields), &*tidy).unwrap();
         for (index, fact) in vocabulary.facts().iter().enumerate() {
             let leaf = fact.inputs("t").iter().next().and_then(|leaf| ty.leaves.get(leaf));
-            let (Some(leaf), Some(truth)) = (leaf, truths.of(index)) else { continue };
+            let Some(leaf) = leaf else { continue };
             let mut values = Vec::new();
             read(&Value::Message(decoded.clone()), &leaf.numbers, &mut values);
-            prop_assert!(!values.is_empty());
-            if matches!(fact.source, FactSource::RecordFlag { .. }) {
-                let set = |value: &Value| value.as_i64().unwrap() != 0;
-                prop_assert!(values.iter().all(|value| set(value) == truth), "{:?}", values);
-            } else {
-                prop_assert_eq!(values.iter().any(|value| value.as_str() == Some(&number)), truth);
+            match (&fact.source, truths.of(index)) {
+                // A decoder takes the last of several; where they do not agree, nothing is known.
+                (FactSource::RecordFlag { .. }, truth) => {
+                    let set = |value: &Value| value.as_i64().unwrap() != 0;
+                    prop_assert!(values.len() <= 1, "a flag is in no list");
+                    prop_assert!(truth.is_none() || values.iter().map(set).eq(truth), "{:?} {:?}", values, truth);
+                }
+                // Empty is nobody's number, and elements of a list that say nothing say nothing.
+                (_, Some(truth)) => {
+                    prop_assert!(values.iter().any(|value| value.as_str() != Some("")));
+                    prop_assert_eq!(values.iter().any(|value| value.as_str() == Some(&number)), truth);
+                }
+                (_, None) => {}
             }
         }
+    }
+}
+
+/// Of two elements, one says yes and the other nothing: a list has no one value.
+#[test]
+fn a_flag_in_a_list_is_no_condition() {
+    let flag =
+        |number, name: &str| FieldSpec { spec: Spec::Leaf(Wire::Varint, ValueKind::Text, None), ..text(number, name) };
+    let listed = FieldSpec { repeated: true, ..flag(3, "flags") };
+    let mut ty =
+        certificate_type("t", "WJ", &[flag(1, "one"), message(2, "members", true, vec![flag(1, "one")]), listed]);
+    ty.leaves.iter_mut().for_each(|leaf| leaf.scalar = Scalar::Bool);
+    let known = Known { types: BTreeMap::from([("t".to_owned(), Arc::new(ty))]), ..made_up() };
+    let faults = |path: &str| {
+        let fact =
+            format!("[[fact]]\nname = \"f\"\nfrom = \"record.flag\"\nreason = \"X\"\n[fact.paths]\nt = [\"{path}\"]\n");
+        let mut faults = Faults::default();
+        super::super::vocabulary::parse(std::path::Path::new("facts.toml"), &fact, &known, &mut faults);
+        faults.0.into_iter().map(|fault| (fault.line, fault.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(faults("one"), []);
+    for path in ["members.one", "flags"] {
+        assert_eq!(faults(path), [(Some(6), "a flag in a list has no one value".to_owned())], "{path}");
     }
 }
 

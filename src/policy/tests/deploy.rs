@@ -10,7 +10,7 @@ use time::macros::date;
 use super::super::decide::Ask;
 use super::super::settle;
 use super::super::{
-    Case, FactSet, Given, Mode, Party, Permit, Policy, Truths, Vocabulary, WithheldReason, answers_subject,
+    Case, FactSet, Given, Mode, Party, Permit, Policy, Stated, Truths, Vocabulary, WithheldReason, answers_subject,
 };
 use super::{department, forms, project};
 use crate::catalog::{CaseSubject, Catalog, Fields, ValueKind};
@@ -196,6 +196,194 @@ fn of_a_subject_under_14_every_field_needs_a_basis() {
         let given = given(std::slice::from_ref(&child));
         let permit = policy.decide(&caller, &purpose, &about, Mode::Query, want, &given, JUNE);
         assert_eq!(permit.refusal().map(|refusal| refusal.reason), reason, "{reference}");
+    }
+}
+
+/// Where no key tells how old somebody is, nobody is taken for an adult; an entity is none.
+#[test]
+fn whose_age_no_key_tells_may_be_a_child() {
+    let (catalog, policy) = heshan();
+    for (matter, consumer, code, path, subject, reason) in [
+        (
+            "newborn_birth",
+            "RS",
+            "household_register",
+            "division_code",
+            [("household_no", "H1"), ("head_name", "李大明")],
+            true,
+        ),
+        ("newborn_birth", "RS", "household_register", "division_code", [("id_no", MOTHER), ("name", "李大明")], false),
+    ]
+    .map(|(matter, consumer, code, path, keys, minor)| {
+        (matter, consumer, code, path, subject("child", &keys), minor.then_some(WithheldReason::BasisMissing))
+    }) {
+        let ty = catalog.certificate_type(code).unwrap();
+        let want = ty.expand(path).unwrap();
+        let about = catalog.resolve(ty, &subject, std::slice::from_ref(&subject)).unwrap();
+        let given = given(std::slice::from_ref(&subject));
+        for reference in ["", "户口登记条例 第七条"] {
+            let (caller, purpose) = purpose_of(matter, consumer, reference, JUNE);
+            let permit = policy.decide(&caller, &purpose, &about, Mode::Query, want, &given, JUNE);
+            let due = reason.filter(|_| reference.is_empty());
+            assert_eq!(permit.refusal().map(|refusal| refusal.reason), due, "{code} {:?}", subject.attributes);
+        }
+    }
+}
+
+/// The keys alone: a birth date counts, another role's number does not, an entity is no child.
+#[test]
+fn age_is_told_by_the_subject_s_own_keys() {
+    let (catalog, _) = heshan();
+    let child_no = "999999201503010016";
+    let today = date!(2026 - 06 - 01);
+    for (code, subjects, minor) in [
+        (
+            "vaccination_record",
+            vec![
+                subject("child", &[("name", "李小明"), ("birth_date", "2000-01-01")]),
+                subject("guardian", &[("id_no", MOTHER)]),
+            ],
+            false,
+        ),
+        (
+            "vaccination_record",
+            vec![
+                subject("child", &[("name", "李小明"), ("birth_date", "2020-01-01")]),
+                subject("guardian", &[("id_no", MOTHER)]),
+            ],
+            true,
+        ),
+        (
+            "birth_medical_certificate",
+            vec![
+                subject("child", &[("birth_certificate_no", "N900000099"), ("name", "李小明")]),
+                subject("mother", &[("id_no", MOTHER)]),
+            ],
+            true,
+        ),
+        ("real_estate_title", vec![subject("child", &[("id_no", child_no), ("name", "李小明")])], true),
+        ("real_estate_title", vec![subject("operator", &[("title_certificate_no", "T1"), ("name", "某店")])], true),
+        ("real_estate_title", vec![subject("entity", &[("title_certificate_no", "T1"), ("name", "某公司")])], false),
+        ("real_estate_title", vec![subject("entity", &[("id_no", child_no), ("name", "李小明")])], true),
+        ("real_estate_title", vec![subject("operator", &[("uscc", "91990784MA0L3DAK5N"), ("name", "某公司")])], false),
+    ] {
+        let ty = catalog.certificate_type(code).unwrap();
+        let about = catalog.resolve(ty, &subjects[0], &subjects).unwrap_or_else(|error| panic!("{code}: {error}"));
+        assert_eq!(super::super::may_be_under_14(&about, today), minor, "{code} {:?}", subjects[0].attributes);
+    }
+}
+
+/// The mother's number alone does not tell which of her children is the one of the case.
+#[test]
+fn the_subject_itself_must_be_known_to_the_case() {
+    let (catalog, policy) = heshan();
+    let (caller, purpose) = purpose("GA", "户口登记条例 第七条", JUNE);
+    let ty = catalog.certificate_type("birth_medical_certificate").unwrap();
+    let mother = subject("mother", &[("id_no", MOTHER)]);
+    let asked = subject("child", &[("birth_date", "2019-01-01")]);
+    let about = catalog.resolve(ty, &asked, &[asked.clone(), mother.clone()]).unwrap();
+    let want = ty.expand("infant_name").unwrap();
+    let unknown = Some(WithheldReason::ConditionUnknown);
+    for (known, reason) in [
+        (subject("child", &[]), unknown),
+        (subject("child", &[("id_no", "999999201503010016"), ("name", "李小明")]), unknown),
+        (subject("child", &[("birth_date", "2026-03-01")]), Some(WithheldReason::SubjectNotInCase)),
+        (subject("child", &[("birth_date", "2019-01-01")]), None),
+    ] {
+        let given = given(&[known.clone(), mother.clone()]);
+        let permit = policy.decide(&caller, &purpose, &about, Mode::Query, want, &given, JUNE);
+        assert_eq!(permit.refusal().map(|refusal| refusal.reason), reason, "{:?}", known.attributes);
+    }
+}
+
+/// What is not known equals nothing, not even what else is not known.
+#[test]
+fn an_empty_number_is_nobody_s() {
+    let (catalog, policy) = heshan();
+    let ty = catalog.certificate_type("birth_medical_certificate").unwrap();
+    let index = policy.vocabulary().index("applicant_is_parent").unwrap();
+    let truth = |father: &str, applicant: &str| {
+        let mut record = DynamicMessage::new(catalog.pool().get_message_by_name(&ty.message).unwrap());
+        for (field, value) in [("mother_id_no", MOTHER), ("father_id_no", father)] {
+            record.set_field_by_name(field, Value::String(value.into()));
+        }
+        let given = given(&[subject("applicant", &[("id_no", applicant), ("uscc", "91990784MA0L3DAK5N")])]);
+        let record = record.encode_to_vec();
+        let of = FactSet::one(index);
+        policy.vocabulary().record_truths(of, ty, given.case.as_deref(), &record).unwrap().of(index)
+    };
+    assert_eq!(truth("", ""), Some(false));
+    assert_eq!(truth("", MOTHER), Some(true));
+    assert_eq!(truth("999999201503010016", "999999201503010016"), Some(true));
+}
+
+/// Stated facts and the live path come to the same, also where the register did not answer and only the record decides.
+#[test]
+fn what_is_explained_without_a_case_is_what_is_decided_without_one() {
+    let copy = tempfile::tempdir().unwrap();
+    super::signed::copy_tree(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/heshan/policy"), copy.path());
+    let file = copy.path().join("grants/social_assistance/GA.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("when = [\"case_open\", \"subject_in_case\"]\n", "", 1)).unwrap();
+    let policy = Policy::open(copy.path()).unwrap_or_else(|faults| panic!("{faults}"));
+    let ty = policy.catalog().certificate_type("household_register").unwrap();
+    let citation = "社会救助暂行办法 第五十八条";
+    let (caller, purpose) = purpose_of("social_assistance", "MZ", citation, JUNE);
+    let applicant = subject("applicant", &[("id_no", MOTHER), ("name", "李大明")]);
+    let about = policy.catalog().resolve(ty, &applicant, std::slice::from_ref(&applicant)).unwrap();
+    let want: Fields = (0..ty.leaves.len()).collect();
+    let case_open = policy.vocabulary().index("case_open").unwrap();
+    for (given, known) in [(given(std::slice::from_ref(&applicant)), Some(true)), (Given::default(), None)] {
+        let mut truths = Truths::NONE;
+        truths.set(case_open, known);
+        let stated = policy.explain(&Stated {
+            consumer: &department("MZ"),
+            matter: "social_assistance",
+            certificate_type: ty,
+            role: "applicant",
+            mode: Mode::Query,
+            want,
+            basis: Basis::StatutoryDuty,
+            reference: citation,
+            minor: false,
+            today: JUNE.date_in_china(),
+            facts: FactSet::one(case_open),
+            truths,
+        });
+        let live = policy.decide(&caller, &purpose, &about, Mode::Query, want, &given, JUNE).explain();
+        assert_eq!(stated.fields, live.fields, "{known:?}");
+        let verdict = stated.verdict(ty.leaf("address").unwrap()).unwrap().to_string();
+        let due = if known.is_some() {
+            "clear if applicant_in_household; else withheld"
+        } else {
+            "withheld CONDITION_UNKNOWN"
+        };
+        assert_eq!(verdict, due);
+    }
+}
+
+/// The table of the deployment has 2026 alone, and no grant depends on it.
+#[test]
+fn a_year_without_holidays_is_told_before_it_hinders_and_only_where_it_does() {
+    let (_, policy) = heshan();
+    assert_eq!(policy.workdays_end(date!(2026 - 12 - 31)), None);
+    assert_eq!(policy.warnings(date!(2026 - 12 - 31)), [""; 0]);
+    let copy = tempfile::tempdir().unwrap();
+    super::signed::copy_tree(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/heshan/policy"), copy.path());
+    let file = copy.path().join("grants/newborn_birth/WJ.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("when = [\"case_open\"", "when = [\"office_hours\", \"case_open\"", 1))
+        .unwrap();
+    let policy = Policy::open(copy.path()).unwrap_or_else(|faults| panic!("{faults}"));
+    for (today, end, warnings) in [
+        (date!(2026 - 11 - 16), date!(2027 - 01 - 01), 0),
+        (date!(2026 - 11 - 17), date!(2027 - 01 - 01), 1),
+        (date!(2027 - 03 - 01), date!(2027 - 03 - 01), 1),
+    ] {
+        assert_eq!(policy.workdays_end(today), Some(end));
+        let said = policy.warnings(today);
+        assert_eq!(said.len(), warnings, "{today}: {said:?}");
+        assert!(said.iter().all(|warning| warning.contains("holidays.toml lacks 2027")), "{said:?}");
     }
 }
 

@@ -103,7 +103,7 @@ fn holds(change: &FieldChange, truths: Truths) -> bool {
         let truth = truths.of(fact);
         match word.replace(FACTS[fact], "_").as_str() {
             "_" => truth == Some(true),
-            "not _" => truth != Some(true),
+            "_ not known true" => truth != Some(true),
             "_ known false" => truth == Some(false),
             "_ not known false" => truth != Some(false),
             "_ unknown" => truth.is_none(),
@@ -199,6 +199,20 @@ fn a_change_is_told_in_words() {
     assert!(diff.ground.contains(&"matter newborn_birth: participants +MZ".to_owned()), "{:?}", diff.ground);
     assert_eq!(diff.ground.len(), 2, "{:?}", diff.ground);
     assert!(Diff::of(&old, &Policy::open(bundle).unwrap()).unwrap().is_empty());
+}
+
+/// Whatever is not described is not said to be nothing.
+#[test]
+fn a_change_that_is_not_described_is_told() {
+    let bundle = std::path::Path::new("deploy/heshan/policy");
+    let copy = tempfile::tempdir().unwrap();
+    signed::copy_tree(bundle, copy.path());
+    let file = copy.path().join("departments.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("Health Bureau", "Bureau of Health", 1)).unwrap();
+    let diff = Diff::of(&Policy::open(bundle).unwrap(), &Policy::open(copy.path()).unwrap()).unwrap();
+    assert_eq!(diff.ground, ["the catalog differs in ways that are not described here"]);
+    assert!(!diff.is_empty());
 }
 
 #[test]

@@ -82,6 +82,8 @@ pub(super) struct Writer {
     pub(super) rng: StdRng,
     /// What is unique in each value that is long enough, with its leaf.
     pub(super) markers: Vec<(usize, Vec<u8>)>,
+    /// How many of the texts are empty, and of the numbers zero.
+    pub(super) empty: f64,
 }
 
 impl Writer {
@@ -136,6 +138,8 @@ impl Writer {
         let number = field.number;
         let packed = field.repeated && self.rng.random_bool(0.5);
         match wire {
+            Wire::String | Wire::Bytes if self.rng.random_bool(self.empty) => put(&mut out, number, b""),
+            Wire::Varint if self.rng.random_bool(self.empty) => put_key_varint(&mut out, number, 0),
             Wire::String | Wire::Bytes => {
                 let marker = format!("m{:08x}k", self.rng.random::<u32>());
                 // Long enough that no mask shows the marker or omits the value.
@@ -271,7 +275,7 @@ proptest! {
         let ty = Arc::new(certificate_type("t", "WJ", &fields));
         let descriptor = descriptor(&fields);
         let permit = random_permit(&mut rng, &ty);
-        let mut writer = Writer { rng, markers: Vec::new() };
+        let mut writer = Writer { rng, markers: Vec::new(), empty: 0.0 };
         let (tidy, noisy) = writer.message(&fields, 0);
 
         let expected = filter(&DynamicMessage::decode(descriptor.clone(), &*tidy).unwrap(), &fields, 0, &permit);

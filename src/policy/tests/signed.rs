@@ -200,6 +200,57 @@ fn whatever_is_done_to_a_signed_bundle_is_found() {
             },
             &["types/x.binpb: the manifest does not list it"],
         ),
+        (
+            "a hidden type is added",
+            |county| {
+                let types = crate::pb::DESCRIPTOR_SET;
+                fs::create_dir_all(county.bundle().join("types")).unwrap();
+                fs::write(county.bundle().join("types/.x.binpb"), types).unwrap();
+            },
+            &["types/.x.binpb: is hidden, and nobody signed it"],
+        ),
+        (
+            "an editor left its files",
+            |county| {
+                county.write(".facts.toml.swp", "");
+                county.write(".git/config", "");
+            },
+            &[".facts.toml.swp: is hidden", ".git: is hidden"],
+        ),
+        (
+            "a file is a link to what was signed",
+            |county| {
+                let (path, aside) = (county.bundle().join("facts.toml"), county.dir.path().join("aside"));
+                fs::rename(&path, &aside).unwrap();
+                std::os::unix::fs::symlink(&aside, &path).unwrap();
+            },
+            &[],
+        ),
+        (
+            "a file is a link to something else",
+            |county| {
+                let (path, aside) = (county.bundle().join("facts.toml"), county.dir.path().join("aside"));
+                fs::write(&aside, county.read("facts.toml").replacen("08:30", "00:00", 1)).unwrap();
+                fs::remove_file(&path).unwrap();
+                std::os::unix::fs::symlink(&aside, &path).unwrap();
+            },
+            &["facts.toml: was altered"],
+        ),
+        (
+            "a linked folder holds more",
+            |county| {
+                let aside = county.dir.path().join("aside");
+                fs::create_dir_all(&aside).unwrap();
+                fs::write(aside.join("x.binpb"), crate::pb::DESCRIPTOR_SET).unwrap();
+                std::os::unix::fs::symlink(&aside, county.bundle().join("types")).unwrap();
+            },
+            &["types/x.binpb: the manifest does not list it"],
+        ),
+        (
+            "a link leads nowhere",
+            |county| std::os::unix::fs::symlink("gone", county.bundle().join("notes.txt")).unwrap(),
+            &["notes.txt: can't be read"],
+        ),
         ("some file is added", |county| county.write("notes.txt", "x"), &["notes.txt: the manifest does not list it"]),
         (
             "a provider's key is replaced",

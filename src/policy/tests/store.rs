@@ -72,6 +72,37 @@ fn a_stop_at_any_step_leaves_a_whole_generation() {
     assert!(steps > 30, "only {steps} steps");
 }
 
+/// Whoever can write to the store chooses no older policy by moving the link, or by removing it.
+#[test]
+fn only_the_newest_generation_serves() {
+    let (dir, bundle) = (tempfile::tempdir().unwrap(), bundle("x", ""));
+    let store = Store::open(dir.path()).unwrap();
+    let link = dir.path().join("current");
+    let lead = |to: &str| {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(to, &link).unwrap();
+    };
+    assert_eq!(activate(&store, bundle.path()), Ok(1));
+    // As a stop in the very first commit leaves it.
+    fs::remove_file(&link).unwrap();
+    assert_eq!(store.current().unwrap().unwrap().number, 1);
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new("1"), "the link is there again");
+    for number in 2..=3 {
+        assert_eq!(activate(&store, bundle.path()), Ok(number));
+    }
+    // As a stop between the two renames leaves it.
+    lead("2");
+    assert_eq!(store.current().unwrap().unwrap().number, 3);
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new("3"));
+    for wrong in ["1", "0", "4", "..", "3/../1", "18446744073709551615"] {
+        lead(wrong);
+        let error = store.current().unwrap_err().to_string();
+        assert!(error.contains("`ln -sfn 3 current`"), "{wrong}: {error}");
+    }
+    fs::remove_file(&link).unwrap();
+    assert!(store.current().unwrap_err().to_string().contains("does not lead to 3, the newest generation"));
+}
+
 #[test]
 fn a_generation_is_the_bundle_and_its_record_for_the_gateway_alone() {
     use std::os::unix::fs::PermissionsExt as _;
