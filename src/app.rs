@@ -10,12 +10,13 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
-use crate::audit::{Entry, Journal, OpenError, PolicyKeys, StartInfo};
+use crate::audit::{AdminEntry, Entry, Journal, OpenError, PolicyKeys, StartInfo};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Keeper, Opened};
@@ -29,7 +30,7 @@ use crate::lookup::Gateway;
 use crate::pb::gateway::{catalog_service_server, lookup_service_server};
 use crate::policy::{Policy, Record, Rules, Store, StoreError};
 use crate::telemetry::{self, Metrics, TrustState};
-use crate::watched;
+use crate::watched::{self, Rotation};
 use crate::witness::{self, LogService, Peer, Proofs};
 
 /// How often counters are carried over and the health is looked at.
@@ -259,6 +260,7 @@ impl App {
             journal,
             clock: clock.clone(),
             metrics,
+            tasks: TaskTracker::new(),
         });
         let started_at = clock.now();
         let hardening = config.hardening.clone();
@@ -367,7 +369,7 @@ impl App {
         ticker.abort();
         follower.abort();
         keys.abort_all();
-        self.gateway.record_counted().await;
+        self.gateway.settle().await;
         let ended_as = if cut == 0 { Ended::Drained } else { Ended::Cut(cut) };
         let journal = self.gateway.journal.clone();
         let reason = if cut == 0 { "drained" } else { "grace_expired" };
@@ -497,6 +499,7 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
     let mut alarms = Vec::new();
+    let mut rotations = api::trust::rotations(&gateway);
     loop {
         ticks.tick().await;
         gateway.record_counted().await;
@@ -507,6 +510,7 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
         metrics.log_writable(log.writable);
         metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
         record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
+        record_rotations(&gateway, &mut rotations).await;
         let today = gateway.clock.now().date_in_china();
         metrics.policy_workdays_end(gateway.policy.load().workdays_end(today).map(Timestamp::start_of_day_in_china));
         let (told, of) = (gateway.clone(), keeper.clone());
@@ -542,6 +546,26 @@ async fn record_alarms(journal: &Journal, now: &[&'static str], before: &mut Vec
         }
     }
     *before = now.to_vec();
+}
+
+/// Keys of tokens and of the log, and identities towards others, change by their files: each change is an entry, those
+/// that were refused too.
+async fn record_rotations(gateway: &Gateway, before: &mut [Rotation]) {
+    for now in api::trust::rotations(gateway) {
+        let Some(before) = before.iter_mut().find(|before| before.name == now.name) else { continue };
+        let used = (before.since != now.since).then(|| "other material is used".to_owned());
+        let refused = now.refused.as_ref().filter(|why| before.refused.as_ref() != Some(why));
+        let changes: Vec<_> = used.into_iter().chain(refused.map(|why| format!("refused: {why}"))).collect();
+        if changes.is_empty() {
+            continue;
+        }
+        let (operator, method) = ("files".to_owned(), "rotation".to_owned());
+        let entry = AdminEntry { operator, method, detail: format!("{}: {}", now.name, changes.join("; ")) };
+        // A log that takes nothing now is told again with the next second.
+        if gateway.journal.append(Entry::Admin(entry)).await.is_ok() {
+            *before = now;
+        }
+    }
 }
 
 fn tell_trust(gateway: &Gateway, keeper: &Keeper) {

@@ -81,8 +81,11 @@ impl CallConfig {
     }
 }
 
-/// A lookup ends by itself at its deadline; this much later the guard stops waiting for one that did not.
-const DEADLINE_GRACE: Duration = Duration::from_secs(3);
+/// A lookup ends by itself at its deadline, and its entry is waited for at most [`Journal::longest_wait`]; this much later
+/// the guard stops waiting for one that did not end.
+///
+/// [`Journal::longest_wait`]: crate::audit::Journal::longest_wait
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
 /// The layer around the gateway's services.
 #[derive(Clone, Debug)]
@@ -152,6 +155,8 @@ where
             }
             return self.inner.call(request).await.unwrap_or_else(|never| match never {});
         }
+        // The log is not closed before this call, whatever becomes of it, has its entry.
+        let _owes = self.gateway.tasks.token();
         let mut head = Head::read(request.headers(), &self.config);
         // Nothing else matters on such a connection.
         head.fault = refusal.map(Refused::from).or(head.fault);
@@ -204,11 +209,12 @@ where
         let request = request.map(|body| Body::new(Single::new(body)));
 
         let handled = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        let handled = tokio::time::timeout_at(call.deadline + DEADLINE_GRACE, handled).await;
+        let last = call.deadline + self.gateway.journal.longest_wait() + DEADLINE_GRACE;
+        let handled = tokio::time::timeout_at(last, handled).await;
         let refused = match handled {
             Ok(Ok(Ok(response))) => {
                 let owes_nothing = row.audit == Audit::Refusals && code_of(&response) == Code::Ok;
-                if call.is_settled() || owes_nothing {
+                if call.is_claimed() || owes_nothing {
                     return response;
                 }
                 unrecorded(&response, &self.config)
@@ -348,7 +354,8 @@ fn unrecorded(response: &Response<Body>, config: &CallConfig) -> Refused {
             Refused::new(Reason::MessageTooLarge).with("limit_bytes", config.max_request_bytes.to_string())
         }
         Code::Unimplemented => Reason::MethodUnknown.into(),
-        Code::Cancelled => Reason::Cancelled.into(),
+        // The body was broken off.
+        Code::Aborted | Code::Cancelled => Reason::Cancelled.into(),
         Code::DeadlineExceeded => Reason::DeadlineExceeded.into(),
         Code::Ok => {
             tracing::error!("an answer without an entry was held back");
@@ -394,14 +401,14 @@ struct Unsaid {
 
 impl Drop for Unsaid {
     fn drop(&mut self) {
-        let Some(call) = self.call.take().filter(|call| !call.is_taken() && !call.is_settled()) else { return };
-        let gateway = self.gateway.clone();
+        let Some(call) = self.call.take().filter(|call| !call.is_taken() && !call.is_claimed()) else { return };
+        let (gateway, tasks) = (self.gateway.clone(), self.gateway.tasks.clone());
         let record = async move {
             let _: Refusal = gateway.reject(&call, Reason::Cancelled.into()).await;
         };
         // Without a runtime the process is going down, and nothing can be recorded any more.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(record.in_current_span());
+            tasks.spawn_on(record.in_current_span(), &runtime);
         }
     }
 }

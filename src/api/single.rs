@@ -1,12 +1,13 @@
-//! Sees to it that a request has one message: a unary handler reads the first and would ignore the rest.
+//! Sees to it that a request has one message: a unary handler reads the first and would ignore the rest; and that a message
+//! which its caller broke off is not taken for a malformed one.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 
 /// Flag and length ahead of each message (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
@@ -56,6 +57,16 @@ impl http_body::Body for Single {
             && !self.fits(data)
         {
             return Poll::Ready(Some(Err(Status::invalid_argument("more messages than one"))));
+        }
+        let broken_off = match &frame {
+            Some(Ok(_)) => false,
+            // INTERNAL are breaches of HTTP/2.
+            Some(Err(status)) => status.code() != Code::Internal,
+            None => !self.inner.is_end_stream(),
+        };
+        if broken_off {
+            // Not CANCELLED: of a request's body tonic takes that for its orderly end.
+            return Poll::Ready(Some(Err(Status::aborted("the caller broke off"))));
         }
         Poll::Ready(frame)
     }

@@ -106,7 +106,7 @@ pub struct AccessEntry {
     pub detail: String,
     /// True if the answer came from the cache.
     pub cached: bool,
-    /// The request that fetched the answer, where another one did.
+    /// The request by whose id the provider was asked: this one's own from the moment it asks.
     pub fetched_by: Option<RequestId>,
     /// When the provider answered.
     pub fetched_at: Option<Timestamp>,
@@ -120,6 +120,9 @@ pub struct AccessEntry {
     pub count: u32,
     /// What did not fit. Set by the encoder: writers leave it at its default.
     pub omitted: Omitted,
+    /// An earlier entry of the same request, which says that an answer was ready: the answer was not given, and this entry
+    /// says how it ended instead.
+    pub corrects: Option<u64>,
 }
 
 impl AccessEntry {
@@ -162,6 +165,7 @@ impl AccessEntry {
             answer_digest: None,
             count: 0,
             omitted: Omitted::default(),
+            corrects: None,
         }
     }
 }

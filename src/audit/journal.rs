@@ -146,23 +146,25 @@ impl Journal {
     /// On an error the entry may stand in the log or not, and the caller must answer without data. If the future is
     /// dropped after its first poll, the entry is written all the same.
     pub async fn append(&self, entry: Entry) -> Result<Recorded, AppendError> {
-        let recorded = self.enqueue(entry)?;
-        match tokio::time::timeout(self.handle.wait, recorded).await {
-            Ok(Ok(recorded)) => Ok(recorded),
-            Ok(Err(_)) => Err(AppendError::Unavailable),
-            Err(_) => Err(AppendError::TooSlow),
-        }
+        self.queue(entry, false)?.durable().await
     }
 
-    /// As [`Journal::append`], and signs a receipt of an access record: some 20 µs more, on the caller's task.
-    pub async fn append_signed(&self, entry: Entry) -> Result<Recorded, AppendError> {
+    /// Hands an entry to the writer. It will be written unless the log fails, whether or not anybody waits for it. With
+    /// `sign`, the receipt of an access record will be signed: some 20 µs more, on the task that waits.
+    ///
+    /// # Errors
+    /// If it is not taken; then it will not stand in the log.
+    pub fn queue(&self, entry: Entry, sign: bool) -> Result<Pending, AppendError> {
         let decided = match &entry {
-            Entry::Access(access) => Some(Decided::of(access)),
+            Entry::Access(access) if sign => Some(Decided::of(access)),
             _ => None,
         };
-        let mut recorded = self.append(entry).await?;
-        recorded.signed = decided.map(|decided| receipt::sign(&self.handle.key.load(), &recorded, &decided).into());
-        Ok(recorded)
+        Ok(Pending { recorded: self.enqueue(entry)?, decided, handle: self.handle.clone() })
+    }
+
+    /// The longest wait for an entry to become durable (`audit.wait_ms`).
+    pub fn longest_wait(&self) -> Duration {
+        self.handle.wait
     }
 
     /// Uses the keys as their files are now, if they changed and are in order; otherwise those from before are used on.
@@ -285,6 +287,38 @@ impl Journal {
             mpsc::error::TrySendError::Closed(_) => AppendError::Unavailable,
         })?;
         Ok(recorded)
+    }
+}
+
+/// An entry that the writer has taken.
+#[derive(Debug)]
+pub struct Pending {
+    recorded: oneshot::Receiver<Recorded>,
+    /// What a signed receipt is to say.
+    decided: Option<Decided>,
+    handle: Arc<Handle>,
+}
+
+impl Pending {
+    /// Waits until the entry is durable, at most [`Journal::longest_wait`].
+    ///
+    /// # Errors
+    /// [`AppendError::TooSlow`] if it is not yet: then the entry may still be written, which [`Pending::in_the_end`] tells.
+    /// [`AppendError::Unavailable`] if nobody will know.
+    pub async fn durable(&mut self) -> Result<Recorded, AppendError> {
+        let mut recorded = match tokio::time::timeout(self.handle.wait, &mut self.recorded).await {
+            Ok(Ok(recorded)) => recorded,
+            Ok(Err(_)) => return Err(AppendError::Unavailable),
+            Err(_) => return Err(AppendError::TooSlow),
+        };
+        let sign = |decided: &Decided| receipt::sign(&self.handle.key.load(), &recorded, decided).into();
+        recorded.signed = self.decided.as_ref().map(sign);
+        Ok(recorded)
+    }
+
+    /// What became of an entry that was not durable in time, however long that takes; `None` if nobody will know.
+    pub async fn in_the_end(self) -> Option<Recorded> {
+        self.recorded.await.ok()
     }
 }
 

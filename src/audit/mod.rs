@@ -65,8 +65,8 @@ pub use self::entry::{
     Mode, Omitted, Outcome, PolicyChangeEntry, PolicyKeys, RecordDecision, StartEntry, StopEntry, WithheldField,
 };
 pub(crate) use self::frame::PER_SEGMENT;
-pub use self::journal::Journal;
 pub(crate) use self::journal::ORIGIN_FILE;
+pub use self::journal::{Journal, Pending};
 pub use self::keyring::RotateError;
 use self::keys::KeyError;
 pub use self::publisher::Published;

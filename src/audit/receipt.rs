@@ -7,6 +7,7 @@
 //! The log's key signs two kinds of text, checkpoints and these. They can't be taken for each other: a checkpoint has
 //! line breaks, the text that a JWS signs has none.
 
+use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,32 @@ pub(super) fn sign(key: &SigningKey, recorded: &Recorded, decided: &Decided) -> 
     let input = format!("{}.{}", encoded(header.to_string()), encoded(payload));
     let signature = key.sign_bytes(input.as_bytes());
     format!("{input}.{}", encoded(signature))
+}
+
+/// The digest of an answer that releases records: SHA-256 over each record's length in 8 big-endian bytes, then itself.
+pub fn digest_of_records<'a>(records: impl Iterator<Item = &'a [u8]>) -> Hash {
+    let mut digest = Context::new(&SHA256);
+    for record in records {
+        digest.update(&(record.len() as u64).to_be_bytes());
+        digest.update(record);
+    }
+    hash(digest)
+}
+
+/// The digest of an answer that compares: SHA-256 over the numbers of the results, a byte each.
+pub fn digest_of_results(results: impl Iterator<Item = i32>) -> Hash {
+    let mut digest = Context::new(&SHA256);
+    for result in results {
+        digest.update(&[u8::try_from(result).unwrap_or_default()]);
+    }
+    hash(digest)
+}
+
+fn hash(digest: Context) -> Hash {
+    let mut hash = Hash::default();
+    // SHA-256 has as many bytes.
+    hash.copy_from_slice(digest.finish().as_ref());
+    hash
 }
 
 /// A receipt that was read; its signature is checked by [`SignedReceipt::is_signed_by`].

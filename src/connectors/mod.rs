@@ -344,11 +344,17 @@ impl Connectors {
     /// The records of `subject`, with at least the fields that `permit` may release, before `deadline`.
     ///
     /// A caller that stops waiting drops the future: the fetch goes on for the others who wait for it, and is cancelled
-    /// with the last of them.
+    /// with the last of them. `asks` is called if the department is asked, by the id of this very query.
     ///
     /// # Errors
     /// See [`FetchError`]; nothing is kept of a failure.
-    pub async fn fetch(&self, permit: &Permit, query: Query, deadline: Instant) -> Result<Fetched, FetchError> {
+    pub async fn fetch(
+        &self,
+        permit: &Permit,
+        query: Query,
+        deadline: Instant,
+        asks: impl FnOnce(),
+    ) -> Result<Fetched, FetchError> {
         let inner = &self.0;
         let kind = query.subject.certificate_type();
         let source = inner.by_type.get(&kind.code).ok_or(FetchError::NotConnected)?;
@@ -367,17 +373,20 @@ impl Connectors {
         let deadline = deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(started).min(started + source.timeout);
         let flight_key = FlightKey { cache: key.clone(), fields: query.fields };
         let (this, source) = (self.clone(), source.clone());
-        let flight = inner.flights.join(flight_key, deadline, || async move {
-            let result = this.ask(&source, &query, deadline).await;
-            this.note(&source, &result, started.elapsed());
-            let answer = Arc::new(CachedAnswer {
-                records: checked(&query, result?)?,
-                fields: query.fields,
-                fetched_at: this.0.clock.now(),
-                fetched_by: query.request_id,
-            });
-            this.0.cache.put(key, &answer, query.subject.certificate_type().freshness);
-            Ok(answer)
+        let flight = inner.flights.join(flight_key, deadline, || {
+            asks();
+            async move {
+                let result = this.ask(&source, &query, deadline).await;
+                this.note(&source, &result, started.elapsed());
+                let answer = Arc::new(CachedAnswer {
+                    records: checked(&query, result?)?,
+                    fields: query.fields,
+                    fetched_at: this.0.clock.now(),
+                    fetched_by: query.request_id,
+                });
+                this.0.cache.put(key, &answer, query.subject.certificate_type().freshness);
+                Ok(answer)
+            }
         });
         let answer = tokio::time::timeout_at(deadline, flight.wait()).await.map_err(|_| FetchError::Timeout)??;
         Ok(Fetched { answer, cached: false, took: started.elapsed() })

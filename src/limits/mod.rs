@@ -207,6 +207,13 @@ impl Limits {
         counted
     }
 
+    /// Counts refusals again that were taken and could not be written.
+    pub fn count_again(&self, caller: SpiffeId, count: u32) {
+        let mut refusals = lock(&self.refusals);
+        let of_caller = refusals.entry(caller).or_default();
+        of_caller.counted = of_caller.counted.saturating_add(count);
+    }
+
     fn places(&self, provider: &DepartmentCode) -> Arc<Semaphore> {
         let mut providers = lock(&self.providers);
         if let Some(places) = providers.get(provider) {
@@ -376,6 +383,10 @@ mod tests {
         let counted = limits.take_counted();
         assert_eq!(counted, [(one.id().clone(), u32::try_from(1000 - recorded).unwrap())]);
         assert!(limits.take_counted().is_empty());
+        for (caller, count) in counted.clone() {
+            limits.count_again(caller, count);
+        }
+        assert_eq!(limits.take_counted(), counted);
     }
 
     #[test]

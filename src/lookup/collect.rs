@@ -9,9 +9,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::record::Draft;
-use super::{Answer, Call, Gateway, Reason, Refusal, Refused, Released, Wanted, certificate_type, matter};
+use super::{
+    Answer, Call, Claim, Gateway, Ready, Reason, Refusal, Refused, Released, Wanted, certificate_type, matter,
+};
 use crate::catalog::{CaseSubject, CertificateType, Fields, Matter};
 use crate::identity::Purpose;
 use crate::ids::DepartmentCode;
@@ -98,7 +101,6 @@ impl Gateway {
         request: CollectRequest,
         events: mpsc::Sender<CollectEvent>,
     ) -> Result<(), Refusal> {
-        use tracing::Instrument as _;
         call.take();
         let mut draft = Draft::new(&call);
         let policy = self.policy.load_full();
@@ -109,10 +111,12 @@ impl Gateway {
             }
         };
         // From here on each item is recorded by itself.
-        call.settle();
+        let Some(claim) = call.claim() else {
+            return Err(Refusal { refused: Reason::DeadlineExceeded.into(), recorded: None });
+        };
         let (gateway, subjects) = (self.clone(), request.subjects);
-        let collection = Collection { gateway, call, policy, purpose, matter, subjects, plan };
-        tokio::spawn(collection.run(events).in_current_span());
+        let collection = Collection { gateway, call, claim, policy, purpose, matter, subjects, plan };
+        self.tasks.spawn(collection.run(events).in_current_span());
         Ok(())
     }
 
@@ -181,6 +185,8 @@ type Planned = (Arc<Purpose>, Arc<Matter>, Vec<PlannedItem>);
 struct Collection {
     gateway: Arc<Gateway>,
     call: Arc<Call>,
+    /// Of the call, so of every item.
+    claim: Claim,
     /// Every item is decided by the generation that planned it.
     policy: Arc<Policy>,
     purpose: Arc<Purpose>,
@@ -195,9 +201,11 @@ impl Collection {
         let tell = async |event| {
             // A caller that stops reading holds its own answers, at most until the call's deadline.
             let sent = tokio::time::timeout_at(self.call.deadline, events.send(event)).await;
-            if !matches!(sent, Ok(Ok(()))) {
+            let told = matches!(sent, Ok(Ok(())));
+            if !told {
                 gone.cancel();
             }
+            told
         };
         tell(CollectEvent::Plan(self.plan.clone())).await;
         let mut items: FuturesUnordered<_> =
@@ -214,7 +222,9 @@ impl Collection {
                 }
             };
             let Some((number, took, result)) = ended else { break };
-            let result = result.map(|answer| {
+            let mut given = None;
+            let result = result.map(|(answer, ready)| {
+                given = Some(ready);
                 answered += 1;
                 if let Some(item) = self.plan.get(number) {
                     avoided.insert(item.replaces.clone());
@@ -223,7 +233,10 @@ impl Collection {
                 let first = *seen.entry(key).or_insert(number);
                 ItemAnswer { answer, same_as: (first != number).then_some(first) }
             });
-            tell(CollectEvent::Item { number, took, result: Box::new(result) }).await;
+            let told = tell(CollectEvent::Item { number, took, result: Box::new(result) }).await;
+            if let Some(ready) = given.filter(|_| !told) {
+                self.gateway.take_back(ready, &Reason::Cancelled.into());
+            }
         }
         let demanded: BTreeSet<_> = self.plan.iter().map(|item| &item.replaces).collect();
         tell(CollectEvent::Summary {
@@ -240,13 +253,13 @@ impl Collection {
         number: usize,
         item: &PlannedItem,
         gone: &CancellationToken,
-    ) -> (usize, Duration, Result<Answer, Refusal>) {
+    ) -> (usize, Duration, Result<(Answer, Ready), Refusal>) {
         let started = Instant::now();
         let mut draft = Draft::new(&self.call);
         draft.purpose(&self.purpose);
         draft.certificate_type(&item.certificate_type, Mode::Query);
         let ended = self.gateway.bounded(&self.call, gone, self.release(item, &mut draft)).await;
-        let result = self.gateway.close(&self.call, draft, ended).await;
+        let result = self.gateway.record(&self.call, Claim::of_item(&self.claim), draft, ended).await;
         (number, started.elapsed(), result)
     }
 

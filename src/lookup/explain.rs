@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::record::Draft;
 use super::unescapable::Unescapable;
 use super::{
-    Call, Gateway, LookupRequest, Refusal, Refused, Wanted, certificate_type, matter, read_mask, subject_in_role,
-    unrecorded,
+    Call, Ending, Gateway, LookupRequest, Refusal, Refused, Wanted, certificate_type, matter, read_mask,
+    subject_in_role,
 };
 use crate::audit::Recorded;
-use crate::policy::{Explanation, Mode, Permit, PolicyHash};
+use crate::policy::{Explanation, Mode, PolicyHash};
 
 /// An explanation, with the proof that it is on record.
 #[derive(Debug)]
@@ -21,6 +21,20 @@ pub struct Explained {
     pub policy: PolicyHash,
     /// The access record.
     pub recorded: Recorded,
+}
+
+/// An explanation that is not yet on record.
+struct Would {
+    explanation: Explanation,
+    policy: PolicyHash,
+}
+
+impl Ending for Would {
+    type Answer = Explained;
+
+    fn recorded(self, recorded: Recorded) -> Explained {
+        Explained { explanation: self.explanation, policy: self.policy, recorded }
+    }
 }
 
 impl Gateway {
@@ -37,29 +51,22 @@ impl Gateway {
     ) -> Result<Explained, Refusal> {
         call.take();
         let gateway = self.clone();
-        Unescapable::new(move |gone| async move {
+        Unescapable::new(&self.tasks, move |gone| async move {
             let mut draft = Draft::new(&call);
-            match gateway.bounded(&call, &gone, gateway.would(&call, request, mode, &mut draft)).await {
-                Ok(permit) => {
-                    let explanation = permit.explain();
-                    draft.explained(&explanation);
-                    let recorded = gateway.append(&call, draft).await.map_err(unrecorded)?;
-                    Ok(Explained { explanation, policy: *permit.policy_hash(), recorded })
-                }
-                Err(refused) => Err(gateway.refuse(&call, draft, refused).await),
-            }
+            let ended = gateway.bounded(&call, &gone, gateway.would(&call, request, mode, &mut draft)).await;
+            gateway.close(&call, &gone, draft, ended).await
         })
         .await
     }
 
-    /// The permit that a lookup would act on.
+    /// What a lookup would release.
     async fn would(
         &self,
         call: &Call,
         request: LookupRequest,
         mode: Mode,
         draft: &mut Draft,
-    ) -> Result<Permit, Refused> {
+    ) -> Result<Would, Refused> {
         let policy = self.policy.load_full();
         let purpose = &self.purpose(call, &policy, &request.matter, &request.case_id, draft)?;
         let matter = &*matter(&policy, &request.matter)?;
@@ -70,6 +77,9 @@ impl Gateway {
         let subjects = &request.subjects;
         let about = subject_in_role(subjects, &request.subject_role)?;
         let wanted = Wanted { call, policy: &policy, purpose, matter, kind, about, subjects, fields };
-        Ok(self.judge(&wanted, mode, draft).await?.1)
+        let (_, permit) = self.judge(&wanted, mode, draft).await?;
+        let would = Would { explanation: permit.explain(), policy: *permit.policy_hash() };
+        draft.explained(&would.explanation);
+        Ok(would)
     }
 }

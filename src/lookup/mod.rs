@@ -23,20 +23,25 @@ mod unescapable;
 mod verify;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 pub use collect::{CollectEvent, CollectRequest, ItemAnswer, PlannedItem};
 pub use explain::Explained;
 pub use reason::{Reason, Refused};
 pub use verify::{Verification, Verified, VerifyRequest};
 
-use crate::audit::{AppendError, Entry, Journal, Outcome, Recorded};
+use crate::audit::{AppendError, Journal, Outcome, Pending, Recorded};
 use crate::catalog::{CaseSubject, CertificateType, Fields, Matter, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::connectors::{Connectors, FetchError, Fetched, Query, Registries, RotatingChannel};
@@ -73,6 +78,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// All that may still owe the access log an entry: it is waited for before the log is closed.
+    pub tasks: TaskTracker,
 }
 
 /// One authenticated call that passed its caller's limit. Made only by [`Gateway::admit`].
@@ -100,8 +107,28 @@ pub struct Call {
     pub deadline: Instant,
     /// Set once a task of the call's own will record it.
     taken: AtomicBool,
-    /// Set once an entry of this call is durable, or none can be.
-    settled: AtomicBool,
+    /// Set by the one who writes the call's entry.
+    claimed: AtomicBool,
+    /// The answer that an entry speaks of, until it is given.
+    ready: Mutex<Option<Ready>>,
+}
+
+/// An answer that is on record and not given yet.
+#[derive(Debug)]
+struct Ready {
+    index: u64,
+    /// What is to be recorded should it never be.
+    without: Draft,
+}
+
+/// The right to write one entry. A call has one; a collection, which has that of its call, has one for each item.
+#[must_use = "whoever has it must write the entry"]
+struct Claim(());
+
+impl Claim {
+    fn of_item(_collection: &Self) -> Self {
+        Self(())
+    }
 }
 
 /// What is known of a call when it begins; see [`Call`] for the fields.
@@ -121,9 +148,9 @@ pub struct CallStart {
 }
 
 impl Call {
-    /// True once the call's end stands in the access log, or could not be written there.
-    pub fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
+    /// True once somebody writes the call's entry, so that nobody else may.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Acquire)
     }
 
     /// True once a task of the call's own records it, so that nobody else must.
@@ -135,8 +162,14 @@ impl Call {
         self.taken.store(true, Ordering::Release);
     }
 
-    fn settle(&self) {
-        self.settled.store(true, Ordering::Release);
+    /// Gives the right to write the call's one entry to the first who asks.
+    fn claim(&self) -> Option<Claim> {
+        let first = self.claimed.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire);
+        first.is_ok().then_some(Claim(()))
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Option<Ready>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,7 +190,7 @@ pub struct LookupRequest {
     pub read_mask: Vec<String>,
 }
 
-/// What may leave, with the proof that it is on record. Made only by `Gateway::close`.
+/// What may leave, with the proof that it is on record. Made only by `Gateway::record`.
 #[derive(Debug)]
 pub struct Answer {
     /// The released records.
@@ -210,12 +243,9 @@ struct Release {
     fetched_at: Timestamp,
 }
 
-/// What a call ends with, not yet on record: [`Gateway::close`] makes an answer of it.
+/// What a call ends with, noted in its draft but not yet on record: [`Gateway::record`] makes an answer of it.
 trait Ending {
     type Answer;
-
-    /// Notes it in the access record.
-    fn note(&self, draft: &mut Draft);
 
     /// The answer, now that it is on record.
     fn recorded(self, recorded: Recorded) -> Self::Answer;
@@ -223,10 +253,6 @@ trait Ending {
 
 impl Ending for Release {
     type Answer = Answer;
-
-    fn note(&self, draft: &mut Draft) {
-        draft.released(self);
-    }
 
     fn recorded(self, recorded: Recorded) -> Answer {
         Answer {
@@ -258,11 +284,11 @@ impl Gateway {
     ///
     /// # Errors
     /// The refusal if the caller asks too often.
-    pub async fn admit(&self, start: CallStart) -> Result<Call, Refusal> {
+    pub async fn admit(self: &Arc<Self>, start: CallStart) -> Result<Call, Refusal> {
         let CallStart { id, caller, peer, method, token, caller_request_id, sign_receipt, trace, started, deadline } =
             start;
         let admitted = self.limits.admit_caller(&caller);
-        let (taken, settled) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (taken, claimed, ready) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
         let call = Call {
             id,
             caller,
@@ -275,7 +301,8 @@ impl Gateway {
             started,
             deadline,
             taken,
-            settled,
+            claimed,
+            ready,
         };
         match admitted {
             Ok(()) => Ok(call),
@@ -294,10 +321,10 @@ impl Gateway {
     pub async fn lookup(self: &Arc<Self>, call: Arc<Call>, request: LookupRequest) -> Result<Answer, Refusal> {
         call.take();
         let gateway = self.clone();
-        Unescapable::new(move |gone| async move {
+        Unescapable::new(&self.tasks, move |gone| async move {
             let mut draft = Draft::new(&call);
             let ended = gateway.bounded(&call, &gone, gateway.answer(&call, request, &mut draft)).await;
-            gateway.close(&call, draft, ended).await
+            gateway.close(&call, &gone, draft, ended).await
         })
         .await
     }
@@ -350,14 +377,16 @@ impl Gateway {
         if grants.is_empty() {
             return Err(Refused::from(&Settled::refusal()).with("certificate_type", kind.code.clone()));
         }
-        Ok(Release {
+        let release = Release {
             records,
             grants,
             permit,
             certificate_type: kind.clone(),
             cached: fetched.cached,
             fetched_at: fetched.answer.fetched_at,
-        })
+        };
+        draft.released(&release);
+        Ok(release)
     }
 
     /// A decision that lets ask for something.
@@ -402,7 +431,7 @@ impl Gateway {
             purpose: wanted.purpose.clone(),
             trace: wanted.call.trace,
         };
-        let fetched = self.connectors.fetch(permit, query, wanted.call.deadline).await;
+        let fetched = self.connectors.fetch(permit, query, wanted.call.deadline, || draft.asks()).await;
         let fetched = fetched.inspect_err(|error| draft.detail(&error.to_string()))?;
         draft.fetched(&fetched);
         Ok(fetched)
@@ -432,80 +461,184 @@ impl Gateway {
         Ok(purpose)
     }
 
-    /// `work`, unless the caller goes away or the deadline passes first.
+    /// `work`, unless the caller goes away or the deadline passes first; if it panics, the call goes on to its entry.
     async fn bounded<T>(
         &self,
         call: &Call,
         gone: &CancellationToken,
         work: impl Future<Output = Result<T, Refused>>,
     ) -> Result<T, Refused> {
+        let caught = AssertUnwindSafe(work).catch_unwind();
         tokio::select! {
             biased;
             () = gone.cancelled() => Err(Reason::Cancelled.into()),
-            ended = work => ended,
+            ended = caught => ended.unwrap_or_else(|_| {
+                tracing::error!("a step of a call panicked");
+                Err(Reason::Internal.into())
+            }),
             () = tokio::time::sleep_until(call.deadline) => Err(Reason::DeadlineExceeded.into()),
         }
     }
 
-    /// Records how a call ended, then hands out what it ended with. This is the only way out.
+    /// Records how a call ended, then hands out what it ended with. This is the only way out, and once for each call.
     async fn close<E: Ending>(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
-        mut draft: Draft,
+        gone: &CancellationToken,
+        draft: Draft,
         ended: Result<E, Refused>,
     ) -> Result<E::Answer, Refusal> {
+        let Some(claim) = call.claim() else {
+            // The guard has given the call up, and recorded that.
+            return Err(Refusal { refused: Reason::DeadlineExceeded.into(), recorded: None });
+        };
+        let (answer, ready) = self.record(call, claim, draft, ended).await?;
+        if gone.is_cancelled() {
+            self.take_back(ready, &Reason::Cancelled.into());
+        } else {
+            *call.ready() = Some(ready);
+        }
+        Ok(answer)
+    }
+
+    /// Writes one entry. The answer may be given once it is on record; then `Ready` is what takes it back if it is not.
+    async fn record<E: Ending>(
+        self: &Arc<Self>,
+        call: &Call,
+        claim: Claim,
+        draft: Draft,
+        ended: Result<E, Refused>,
+    ) -> Result<(E::Answer, Ready), Refusal> {
         match ended {
             Ok(ending) => {
-                ending.note(&mut draft);
-                Ok(ending.recorded(self.append(call, draft).await.map_err(unrecorded)?))
+                let (recorded, ready) = self.record_answer(call, claim, draft).await?;
+                Ok((ending.recorded(recorded), ready))
             }
-            Err(refused) => Err(self.refuse(call, draft, refused).await),
+            Err(refused) => Err(self.record_refusal(call, claim, draft, refused).await),
         }
     }
 
-    /// Records a call that ends before any decision.
-    pub async fn reject(&self, call: &Call, refused: Refused) -> Refusal {
+    /// Records a call that ends before any decision, or after its answer was ready and could not be given.
+    pub async fn reject(self: &Arc<Self>, call: &Call, refused: Refused) -> Refusal {
+        if let Some(ready) = call.ready().take() {
+            self.take_back(ready, &refused);
+        }
         self.refuse(call, Draft::new(call), refused).await
     }
 
+    async fn refuse(&self, call: &Call, draft: Draft, refused: Refused) -> Refusal {
+        match call.claim() {
+            Some(claim) => self.record_refusal(call, claim, draft, refused).await,
+            None => Refusal { refused, recorded: None },
+        }
+    }
+
     /// Beyond ten limited calls per second and caller, refusals are counted and recorded together: a flood must not fill
-    /// the log. So are calls that were cancelled before they said anything.
-    async fn refuse(&self, call: &Call, mut draft: Draft, refused: Refused) -> Refusal {
-        let flood = refused.reason.outcome() == Outcome::Limited
-            || (refused.reason == Reason::Cancelled && !draft.has_purpose());
-        if flood && self.limits.count_limited(&call.caller) == Tally::Counted {
-            call.settle();
+    /// the log.
+    async fn record_refusal(&self, call: &Call, claim: Claim, mut draft: Draft, refused: Refused) -> Refusal {
+        let limited = refused.reason.outcome() == Outcome::Limited;
+        if limited && self.limits.count_limited(&call.caller) == Tally::Counted {
             return Refusal { refused, recorded: None };
         }
         draft.refused(&refused);
-        match self.append(call, draft).await {
-            Ok(recorded) => Refusal { refused, recorded: Some(recorded) },
+        let waited = Instant::now();
+        let recorded = match self.queue(call, claim, draft) {
+            Ok(mut pending) => pending.durable().await,
+            Err(error) => Err(error),
+        };
+        match recorded {
+            Ok(recorded) => {
+                self.metrics.log_entry(LogKind::Access, waited.elapsed());
+                Refusal { refused, recorded: Some(recorded) }
+            }
             Err(error) => unrecorded(error),
         }
+    }
+
+    /// Writes the entry of an answer. Only if it is durable in time the answer may be given; if it is later, another entry
+    /// says that the answer was not.
+    async fn record_answer(
+        self: &Arc<Self>,
+        call: &Call,
+        claim: Claim,
+        draft: Draft,
+    ) -> Result<(Recorded, Ready), Refusal> {
+        let without = draft.without_answer();
+        let waited = Instant::now();
+        let mut pending = self.queue(call, claim, draft).map_err(unrecorded)?;
+        match pending.durable().await {
+            Ok(recorded) => {
+                self.metrics.log_entry(LogKind::Access, waited.elapsed());
+                let ready = Ready { index: recorded.index(), without };
+                Ok((recorded, ready))
+            }
+            Err(error) => {
+                if error == AppendError::TooSlow {
+                    let gateway = self.clone();
+                    let late = async move {
+                        // Of a log that fails nobody knows what is on its disk, and it takes no other entry.
+                        if let Some(recorded) = pending.in_the_end().await {
+                            let ready = Ready { index: recorded.index(), without };
+                            gateway.take_back(ready, &Reason::AuditUnavailable.into());
+                        }
+                    };
+                    self.tasks.spawn(late.in_current_span());
+                }
+                Err(unrecorded(error))
+            }
+        }
+    }
+
+    /// Says in another entry that an answer on record was not given, and why.
+    fn take_back(self: &Arc<Self>, ready: Ready, refused: &Refused) {
+        /// Between tries while the log takes no entries for now.
+        const AGAIN: Duration = Duration::from_millis(200);
+        let Ready { index, mut without } = ready;
+        without.corrects(index, refused);
+        let (journal, entry) = (self.journal.clone(), without.into_entry());
+        let correct = async move {
+            loop {
+                match journal.queue(entry.clone(), false) {
+                    Ok(_written) => return,
+                    Err(AppendError::Unavailable) => break,
+                    Err(_) => tokio::time::sleep(AGAIN).await,
+                }
+            }
+            tracing::error!(index, "that the answer of an entry was not given is not on record");
+        };
+        self.tasks.spawn(correct.in_current_span());
+    }
+
+    /// Hands a call's entry to the writer: from here on it is written, even if the caller goes away.
+    fn queue(&self, call: &Call, _claim: Claim, draft: Draft) -> Result<Pending, AppendError> {
+        self.journal.queue(draft.finish(call), call.sign_receipt)
+    }
+
+    /// Waits until every call that was cut off has its entry: they end at once, so only their entries take time. Called
+    /// before the log is closed, when no more calls arrive.
+    pub async fn settle(&self) {
+        // An entry that comes too late has another one behind it.
+        let longest = 2 * self.journal.longest_wait() + Duration::from_secs(1);
+        self.tasks.close();
+        if tokio::time::timeout(longest, self.tasks.wait()).await.is_err() {
+            tracing::error!(calls = self.tasks.len(), "calls that were cut off are not on record");
+        }
+        self.record_counted().await;
     }
 
     /// Writes one entry per caller for the refusals that were only counted. Called every second and at the end.
     pub async fn record_counted(&self) {
         for (caller, count) in self.limits.take_counted() {
-            let entry = Draft::counted(caller, count);
-            if self.journal.append(entry).await.is_err() {
-                tracing::error!(count, "counted refusals could not be recorded");
+            let written = self.journal.append(Draft::counted(caller.clone(), count)).await;
+            match written {
+                // One that is late is still written.
+                Ok(_) | Err(AppendError::TooSlow) => {}
+                Err(error) => {
+                    tracing::error!(count, %error, "counted refusals could not be recorded yet");
+                    self.limits.count_again(caller, count);
+                }
             }
         }
-    }
-
-    async fn append(&self, call: &Call, draft: Draft) -> Result<Recorded, AppendError> {
-        let waited = Instant::now();
-        let entry: Entry = draft.finish(call);
-        // From its first poll on it is written, even if the caller goes away meanwhile: nobody else must.
-        call.take();
-        let recorded =
-            if call.sign_receipt { self.journal.append_signed(entry).await } else { self.journal.append(entry).await };
-        if recorded.is_ok() {
-            self.metrics.log_entry(LogKind::Access, waited.elapsed());
-        }
-        call.settle();
-        recorded
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::verify::Results;
 use super::{Call, Refused, Release, Released};
+use crate::audit::receipt::{digest_of_records, digest_of_results};
 use crate::audit::{
     AccessEntry, ComparedField, Comparison, Entry, EntrySubject, LegalBasis, MaskedField, Mode as EntryMode, Outcome,
     RecordDecision, WithheldField,
@@ -14,6 +15,7 @@ use crate::ids::{RequestId, SpiffeId};
 use crate::policy::{Compared, Explanation, Mode, Permit, Settled, Truths, Verdict, Withheld, WithheldReason};
 
 /// An entry being filled. Its outcome stands only once the request has ended.
+#[derive(Debug)]
 pub(super) struct Draft(AccessEntry);
 
 impl Draft {
@@ -52,11 +54,6 @@ impl Draft {
         purpose.text().clone_into(&mut entry.purpose);
     }
 
-    /// True once a verified token told who asks and for what.
-    pub(super) fn has_purpose(&self) -> bool {
-        self.0.consumer.is_some()
-    }
-
     pub(super) fn certificate_type(&mut self, kind: &CertificateType, mode: Mode) {
         self.0.certificate_type.clone_from(&kind.code);
         self.0.mode = Some(match mode {
@@ -84,6 +81,11 @@ impl Draft {
 
     fn facts(&mut self, permit: &Permit, truths: Truths) {
         self.0.facts = permit.facts(truths).map(|(name, truth)| (name.to_owned(), truth)).collect();
+    }
+
+    /// The provider is about to be asked, by this request's id.
+    pub(super) fn asks(&mut self) {
+        self.0.fetched_by = Some(self.0.request_id);
     }
 
     pub(super) fn fetched(&mut self, fetched: &Fetched) {
@@ -115,13 +117,8 @@ impl Draft {
     }
 
     pub(super) fn released(&mut self, release: &Release) {
-        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        for record in &release.records {
-            digest.update(&(record.bytes.len() as u64).to_be_bytes());
-            digest.update(&record.bytes);
-        }
         let entry = &mut self.0;
-        entry.answer_digest = digest.finish().as_ref().try_into().ok();
+        entry.answer_digest = Some(digest_of_records(release.records.iter().map(|record| record.bytes.as_ref())));
         entry.grants.clone_from(&release.grants);
         let whole = release.records.iter().all(|record| record.withheld.is_empty());
         entry.outcome = if whole { Outcome::Released } else { Outcome::Partial };
@@ -149,9 +146,8 @@ impl Draft {
         entry.compared = (results.verified.iter())
             .map(|verified| ComparedField { field: kind.numbers(verified.field), result: comparison(verified.result) })
             .collect();
-        let told: Vec<u8> = results.verified.iter().map(|verified| verified.result.number()).collect();
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &told);
-        entry.answer_digest = digest.as_ref().try_into().ok();
+        let told = results.verified.iter().map(|verified| i32::from(verified.result.number()));
+        entry.answer_digest = Some(digest_of_results(told));
         entry.grants = results.permit.grants().cloned().collect();
         entry.outcome = if results.found { Outcome::Verified } else { Outcome::NotFound };
     }
@@ -179,8 +175,46 @@ impl Draft {
         }
     }
 
+    /// What the entry would say if its answer were not given after all: who asked what about whom, and nothing of records.
+    pub(super) fn without_answer(&self) -> Self {
+        let entry = &self.0;
+        Self(AccessEntry {
+            caller_request_id: entry.caller_request_id.clone(),
+            peer: entry.peer,
+            method: entry.method.clone(),
+            trace_id: entry.trace_id,
+            consumer: entry.consumer.clone(),
+            officer: entry.officer.clone(),
+            token_issuer: entry.token_issuer.clone(),
+            token_id: entry.token_id.clone(),
+            matter: entry.matter.clone(),
+            case_id: entry.case_id.clone(),
+            legal_basis: entry.legal_basis,
+            basis_reference: entry.basis_reference.clone(),
+            purpose: entry.purpose.clone(),
+            certificate_type: entry.certificate_type.clone(),
+            subject: entry.subject.clone(),
+            mode: entry.mode,
+            policy: entry.policy,
+            cached: entry.cached,
+            fetched_by: entry.fetched_by,
+            ..AccessEntry::new(entry.request_id, entry.caller.clone(), Outcome::Rejected)
+        })
+    }
+
+    /// Stands for the entry at `index`, whose answer was not given: the request was `refused`.
+    pub(super) fn corrects(&mut self, index: u64, refused: &Refused) {
+        self.refused(refused);
+        self.0.outcome = Outcome::Cancelled;
+        self.0.corrects = Some(index);
+    }
+
     pub(super) fn finish(mut self, call: &Call) -> Entry {
         self.0.total_us = micros(call.started.elapsed());
+        self.into_entry()
+    }
+
+    pub(super) fn into_entry(self) -> Entry {
         Entry::Access(Box::new(self.0))
     }
 }

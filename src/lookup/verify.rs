@@ -46,7 +46,7 @@ impl std::fmt::Debug for VerifyRequest {
     }
 }
 
-/// What comparing came to, with the proof that it is on record. Made only by `Gateway::close`.
+/// What comparing came to, with the proof that it is on record. Made only by `Gateway::record`.
 #[derive(Debug)]
 pub struct Verification {
     /// One per claim, in the order of the claims.
@@ -83,10 +83,6 @@ pub(super) struct Results {
 impl Ending for Results {
     type Answer = Verification;
 
-    fn note(&self, draft: &mut Draft) {
-        draft.verified(self);
-    }
-
     fn recorded(self, recorded: Recorded) -> Verification {
         Verification {
             results: self.verified,
@@ -107,10 +103,10 @@ impl Gateway {
     pub async fn verify(self: &Arc<Self>, call: Arc<Call>, request: VerifyRequest) -> Result<Verification, Refusal> {
         call.take();
         let gateway = self.clone();
-        Unescapable::new(move |gone| async move {
+        Unescapable::new(&self.tasks, move |gone| async move {
             let mut draft = Draft::new(&call);
             let ended = gateway.bounded(&call, &gone, gateway.results(&call, request, &mut draft)).await;
-            gateway.close(&call, draft, ended).await
+            gateway.close(&call, &gone, draft, ended).await
         })
         .await
     }
@@ -230,7 +226,9 @@ impl Gateway {
         let open = results.iter().filter(|result| result.withheld.is_none()).count();
         self.metrics.fields(FieldDecision::Compared, open);
         let found = nearest.is_some();
-        Ok(Results { verified: results, permit, found })
+        let results = Results { verified: results, permit, found };
+        draft.verified(&results);
+        Ok(results)
     }
 }
 

@@ -83,6 +83,56 @@ pub(crate) async fn a_collection_that_can_not_be_planned_is_refused_as_a_whole()
     site.close().await;
 }
 
+/// Panics where the registry of cases fails, which is in the middle of an item.
+struct Panics;
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target() == "oncegate::connectors::registry"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        panic!("injected")
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn an_item_that_panics_is_on_record_and_harms_no_other() {
+    let site = Site::start().await;
+    site.registry.fails(Code::Unavailable);
+    // Everything runs on this one thread.
+    let _panics = tracing::subscriber::set_default(Panics);
+    let mut stream = collect(&site, message()).await.unwrap();
+    let mut items = 0;
+    while let Some(event) = stream.message().await.unwrap() {
+        if let Event::Item(item) = event.event.unwrap() {
+            assert!(item.receipt.is_some(), "each item is on record");
+            items += 1;
+        }
+    }
+    assert_eq!(items, 3);
+    let single = site.lookup("GA", crate::harness::request()).await.unwrap_err();
+    assert_eq!(single.code(), Code::Internal, "{single:?}");
+    let entries = site.close().await;
+    let internal = i32::from(pb::ErrorReason::Internal);
+    let panicked: Vec<_> = entries.values().flatten().filter(|entry| entry.error_reason == internal).collect();
+    assert!(panicked.len() >= 2, "{panicked:#?}");
+    assert!(panicked.iter().all(|entry| entry.outcome == Outcome::Rejected && entry.consumer.is_some()));
+    assert_eq!(entries.values().map(Vec::len).sum::<usize>(), 4);
+}
+
 #[tokio::test]
 async fn a_collector_who_goes_away_leaves_every_item_on_record() {
     let site = Site::start().await;

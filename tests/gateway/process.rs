@@ -1,7 +1,7 @@
 //! The program itself: killed under load, told to stop, misconfigured; and what its log lines give away.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -30,6 +30,8 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_oncegate");
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) address: String,
+    /// Address and port of metrics, liveness and readiness.
+    observe: String,
     lines: Arc<Mutex<String>>,
 }
 
@@ -50,14 +52,17 @@ impl Server {
                 kept.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
             }
         });
-        let mut first = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+        let (mut first, mut second) = (String::new(), String::new());
+        let mut said = BufReader::new(child.stdout.as_mut().unwrap());
+        said.read_line(&mut first).unwrap();
+        said.read_line(&mut second).unwrap();
         let address = first.trim().strip_prefix("gateway  ").map(str::to_owned);
         let address = address.unwrap_or_else(|| {
             let _ = child.wait();
             panic!("{first:?} {}", lines.lock().unwrap())
         });
-        Self { child, address, lines }
+        let observe = second.trim().strip_prefix("observe  http://").unwrap_or_default().to_owned();
+        Self { child, address, observe, lines }
     }
 
     pub(crate) fn client(&self) -> LookupServiceClient<tonic::transport::Channel> {
@@ -265,6 +270,14 @@ async fn told_to_stop_it_finishes_what_is_under_way() {
     assert_eq!(last.content, Content::Entry(Entry::Stop(StopEntry { reason: "drained".into() })));
 }
 
+fn get(address: &str, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
 /// Scans everything the program writes outside the sealed bodies for what it was told of people.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_of_a_person_is_in_log_lines_metrics_or_the_logs_bytes() {
@@ -297,11 +310,18 @@ async fn nothing_of_a_person_is_in_log_lines_metrics_or_the_logs_bytes() {
     call(pb::LookupRequest { subjects: vec![subject("乌有宁", &[("乌有安", "子虚刚")])], ..request() }).await;
     let wrong = format!("{}0", mother_id().get(..17).unwrap());
     call(pb::LookupRequest { subjects: vec![subject("mother", &[("id_no", &wrong)])], ..request() }).await;
+    let metrics = get(&server.observe, "/metrics");
+    assert!(metrics.contains("oncegate_requests_total"), "{metrics}");
+    let ready = get(&server.observe, "/readyz");
     let lines = server.lines.clone();
     assert_eq!(server.terminate(), Some(0));
 
     let lines = lines.lock().unwrap().clone();
-    let mut written = vec![("log lines".to_owned(), lines.clone().into_bytes())];
+    let mut written = vec![
+        ("log lines".to_owned(), lines.clone().into_bytes()),
+        ("metrics".to_owned(), metrics.into_bytes()),
+        ("readiness".to_owned(), ready.into_bytes()),
+    ];
     for file in std::fs::read_dir(place.dir.path().join("run/log")).unwrap() {
         let path = file.unwrap().path();
         written.push((path.display().to_string(), std::fs::read(path).unwrap()));

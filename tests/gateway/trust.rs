@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use oncegate::audit::Entry;
-use oncegate::audit::reader::{Content, LoggedEntry};
+use oncegate::audit::keys::PrivateKey;
+use oncegate::audit::reader::{Content, LogReader, LoggedEntry};
 use oncegate::certs::{Contents, Store};
 use oncegate::clock::Clock;
 use oncegate::pb::gateway::ListMattersRequest;
@@ -575,6 +576,7 @@ async fn token_keys_rotate_with_overlap() {
     std::fs::copy(out().join("ca/CL.pem"), &ca).unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let both = serde_json::json!({ "keys": [old["keys"][0], new["keys"][0]] });
+    site.clock.advance(Duration::from_millis(1));
     std::fs::write(&jwks, both.to_string()).unwrap();
     until(Some(&next), true).await;
     call(None).await.expect("the old key is good as long as it stands there");
@@ -590,6 +592,22 @@ async fn token_keys_rotate_with_overlap() {
     call(Some(&next)).await.unwrap();
     let of_tokens = "oncegate_rotation_refused{part=\"token keys\"} 1";
     assert!(site.metrics().await.contains(of_tokens), "what is not in order is told");
+    let acts = acts_of_files(site).await;
+    assert!(acts.iter().any(|act| act.starts_with("token keys: other material is used")), "{acts:?}");
+    assert!(acts.iter().any(|act| act.starts_with("token keys: ") && act.contains("refused: ")), "{acts:?}");
+}
+
+/// What the log says of files that were followed, once it had the time.
+async fn acts_of_files(site: Site) -> Vec<String> {
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let (_, dir) = site.close_keeping_the_dir().await;
+    let key = PrivateKey::load(&out().join("audit/auditor.key")).unwrap();
+    let entries = LogReader::open(&dir.path().join("run/log"), key).unwrap();
+    let act = |entry: LoggedEntry| match entry.content {
+        Content::Entry(Entry::Admin(act)) if act.operator == "files" && act.method == "rotation" => Some(act.detail),
+        _ => None,
+    };
+    entries.filter_map(|entry| act(entry.unwrap())).collect()
 }
 
 /// Another identity towards departments is tried before it is used.
@@ -627,9 +645,13 @@ async fn the_identity_towards_departments_is_made_before_the_old_one_breaks() {
     put("systems/GA/household");
     until(true).await;
     site.lookup("JK", request()).await.expect("the old identity is used on");
+    site.clock.advance(Duration::from_millis(1));
     put("systems/ZS/operator");
     until(false).await;
     let more = oncegate::pb::gateway::LookupRequest { read_mask: mask(&["certificate_no", "sex"]), ..request() };
     site.lookup("JK", more).await.expect("the new identity is used");
     assert_eq!((site.birth.calls(), site.birth.given_up()), (3, 0));
+    let acts = acts_of_files(site).await;
+    assert!(acts.iter().any(|act| act.starts_with("source birth: ") && act.contains("refused: ")), "{acts:?}");
+    assert!(acts.iter().any(|act| act.starts_with("source birth: other material is used")), "{acts:?}");
 }

@@ -230,6 +230,7 @@ fn encode_access(entry: AccessEntry) -> Vec<u8> {
         answer_digest: optional(entry.answer_digest),
         count: entry.count,
         omitted: None,
+        corrects: entry.corrects,
     };
     fit(&mut access, &mut omitted);
     access.omitted = (omitted != pb::Omitted::default()).then_some(omitted);
@@ -390,6 +391,7 @@ fn decode_access(access: pb::Access) -> Result<AccessEntry, DecodeError> {
         answer_digest: maybe(&access.answer_digest, "answer digest")?,
         count: access.count,
         omitted: Omitted { details: omitted.details, records: omitted.records, items: omitted.items },
+        corrects: access.corrects,
     })
 }
 

@@ -230,7 +230,8 @@ async fn keys_change_while_the_log_is_written() {
         async move {
             let mut signed = Vec::new();
             while !stop.load(Ordering::SeqCst) {
-                signed.push(journal.append_signed(look(PERSON)).await.expect("no entry is refused meanwhile"));
+                let mut pending = journal.queue(look(PERSON), true).expect("no entry is refused meanwhile");
+                signed.push(pending.durable().await.expect("nor too slow"));
             }
             signed
         }
