@@ -10,6 +10,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::checkpoint::decimal;
 use super::frame::{Kind, PER_SEGMENT, parse};
@@ -20,6 +21,9 @@ use super::tree::{LogTree, TreeError, kept_root};
 use crate::clock::Timestamp;
 
 const HEAD: &str = "oncegate/prune/v1";
+
+/// Entries are kept so long at least (PIPL art. 56): three years, one of them a leap year.
+pub const RETENTION: Duration = Duration::from_hours((3 * 365 + 1) * 24);
 
 /// A permission to delete the entries of the log `origin` below an index, signed by an auditor.
 pub fn authorize(origin: &str, below: u64, auditor: &SigningKey) -> Note {
@@ -67,11 +71,18 @@ pub struct Pruned {
 }
 
 /// Deletes the segments that the log's own `PRUNE_AUTH` entries, signed by one of `auditors`, allow; unless `delete`, only
-/// says which. Entries that are not signed yet count for nothing: `signed` is the size of a believed checkpoint.
+/// says which. Entries that are not signed yet count for nothing: `signed` is the size of a believed checkpoint. Nothing is
+/// deleted that is younger than [`RETENTION`] by its own time, whoever allows it.
 ///
 /// # Errors
-/// If the log can't be read, allows nothing, or lacks the hashes that must stay.
-pub fn prune(dir: &Path, auditors: &[VerifierKey], signed: u64, delete: bool) -> Result<Pruned, PruneError> {
+/// If the log can't be read, allows nothing or too much, or lacks the hashes that must stay.
+pub fn prune(
+    dir: &Path,
+    auditors: &[VerifierKey],
+    signed: u64,
+    now: Timestamp,
+    delete: bool,
+) -> Result<Pruned, PruneError> {
     let origin = fs::read_to_string(dir.join(ORIGIN_FILE))?;
     let numbers = segments(dir)?;
     let (Some(first), Some(last)) = (numbers.first().copied(), numbers.last().copied()) else {
@@ -81,8 +92,13 @@ pub fn prune(dir: &Path, auditors: &[VerifierKey], signed: u64, delete: bool) ->
     let mut allowed = 0;
     // Where each data key was handed out.
     let mut epochs = Vec::new();
+    // When each segment was full.
+    let mut full = Vec::new();
     while tree.size() < signed {
         let Some(header) = tree.read_entry()? else { return Err(TreeError::Missing { index: tree.size() }.into()) };
+        if tree.size().is_multiple_of(PER_SEGMENT) {
+            full.push(header.time);
+        }
         if header.kind == Kind::EPOCH {
             epochs.push(header.seq);
         }
@@ -103,6 +119,11 @@ pub fn prune(dir: &Path, auditors: &[VerifierKey], signed: u64, delete: bool) ->
     let end = end.min(epoch / PER_SEGMENT);
     if end <= first {
         return Err(PruneError::NotAllowed);
+    }
+    for (segment, time) in (first..end).zip(full) {
+        if now.since(time) < RETENTION {
+            return Err(PruneError::TooYoung { segment, time: time.to_rfc3339() });
+        }
     }
     let mut pruned = Pruned { first: end * PER_SEGMENT, segments: end - first, bytes: 0 };
     for segment in first..end {
@@ -125,6 +146,14 @@ pub fn prune(dir: &Path, auditors: &[VerifierKey], signed: u64, delete: bool) ->
 /// Why nothing was deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
+    /// An entry that would go is not old enough.
+    #[error("segment {segment} goes up to {time}: entries are kept three years")]
+    TooYoung {
+        /// The segment.
+        segment: u64,
+        /// Time of its last entry, RFC 3339.
+        time: String,
+    },
     /// No entry of the log, signed by one of the auditors, allows to delete a whole segment.
     #[error("no PRUNE_AUTH entry signed by one of these auditors covers a whole segment that may go")]
     NotAllowed,

@@ -30,6 +30,8 @@ pub struct LogReader {
     segment: Option<Window>,
     offset: u64,
     next: u64,
+    /// Bytes of the entries passed so far.
+    read: u64,
     /// True until the first EPOCH entry of a pruned log: what stands before may go, and its key has gone.
     pruned: bool,
     /// Entries outside these times are passed over without decrypting them.
@@ -37,7 +39,14 @@ pub struct LogReader {
     /// The unfinished entry that was reported, so that it is reported once.
     unfinished: Option<u64>,
     failed: bool,
+    progress: Option<Watch>,
 }
+
+/// Told now and then how many bytes are read.
+type Watch = Box<dyn FnMut(u64) + Send>;
+
+/// Entries between two tellings.
+const TOLD_EVERY: u64 = 4096;
 
 impl LogReader {
     /// Opens the log in `dir`, to be read with these keys: auditors' keys change with the months. Changes nothing there and
@@ -53,11 +62,30 @@ impl LogReader {
             segment: None,
             offset: 0,
             next: first * PER_SEGMENT,
+            read: 0,
             pruned: first > 0,
             times: (None, None),
             unfinished: None,
             failed: false,
+            progress: None,
         })
+    }
+
+    /// The same reader; `progress` is told now and then how many bytes are read, of about [`LogReader::bytes`].
+    #[must_use]
+    pub fn watched(mut self, progress: impl FnMut(u64) + Send + 'static) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Bytes of the segments that are not pruned, zeros ahead included.
+    pub fn bytes(&self) -> u64 {
+        let numbers = segments(&self.dir).unwrap_or_default();
+        numbers
+            .into_iter()
+            .filter_map(|number| fs::metadata(self.dir.join(file_name(number))).ok())
+            .map(|file| file.len())
+            .sum()
     }
 
     /// Name of the log.
@@ -83,6 +111,12 @@ impl LogReader {
             let body = parse(entry).map(|(_, body)| body.to_vec()).unwrap_or_default();
             self.offset += (LENGTH + length) as u64;
             self.next += 1;
+            self.read += (LENGTH + length) as u64;
+            if self.next.is_multiple_of(TOLD_EVERY)
+                && let Some(progress) = &mut self.progress
+            {
+                progress(self.read);
+            }
             self.pruned &= header.kind != Kind::EPOCH;
             if self.pruned && !header.kind.is_clear() {
                 continue;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::checkpoint::Tree;
 use super::frame::{Header, LENGTH, PER_SEGMENT};
 use super::merkle::{self, Frontier, Hash, Nodes, leaf_hash};
-use super::scan::{Window, file_name};
+use super::scan::{Window, file_name, segments};
 
 /// Hashes of a full tile, entries of a full bundle.
 pub const TILE: u64 = 256;
@@ -82,6 +82,13 @@ impl LogTree {
     /// As [`LogTree::open`], and trusts no kept hash: every entry is read.
     pub fn from_entries(dir: &Path) -> Self {
         Self { dir: dir.into(), keep: false, roots: Vec::new(), growing: Growing::default(), recent: None }
+    }
+
+    /// As [`LogTree::from_entries`], from the first segment that is not pruned on. If `keep`, hashes of segments that are
+    /// or become full are kept.
+    pub fn from_first(dir: &Path, keep: bool) -> Result<Self, TreeError> {
+        let first = segments(dir)?.first().copied().unwrap_or_default();
+        Ok(Self { keep, ..Self::from_segment(dir, first)? })
     }
 
     /// As [`LogTree::from_entries`], from segment `first` on; of pruned ones before, only the kept hashes are left.
@@ -238,7 +245,11 @@ impl LogTree {
         let full = std::mem::take(&mut self.growing).hashes;
         self.roots.push(full.root());
         if self.keep {
-            super::files::replace(&self.dir, &tiles_name(segment), &full.to_bytes())?;
+            let (name, bytes) = (tiles_name(segment), full.to_bytes());
+            // Who opens a log reads all of it again: what is right stays.
+            if fs::read(self.dir.join(&name)).ok().as_deref() != Some(bytes.as_slice()) {
+                super::files::replace(&self.dir, &name, &bytes)?;
+            }
         }
         self.recent = Some((segment, Arc::new(full)));
         Ok(())

@@ -183,7 +183,7 @@ impl Check<'_> {
         if !in_order {
             self.fault(format!("entry {} does not follow the one before: its epoch or its place", header.seq));
         }
-        if ![Kind::LOG_KEY, Kind::PRUNE_AUTH].contains(&header.kind) {
+        if ![Kind::LOG_KEY, Kind::PRUNE_AUTH, Kind::CONTINUES].contains(&header.kind) {
             return;
         }
         let entry = tree.entry(header.seq).unwrap_or_default();
@@ -195,6 +195,9 @@ impl Check<'_> {
             self.pruned_by = self.pruned_by.max(below);
             return;
         }
+        if header.kind == Kind::CONTINUES {
+            return self.continues(header.seq, body);
+        }
         let Some(policy) = &mut self.policy else { return };
         match rotation::next_key(body, &self.origin, policy) {
             Some(key) => {
@@ -203,6 +206,29 @@ impl Check<'_> {
             }
             None => self.fault(format!("entry {}: a new key that no believed key has signed", header.seq)),
         }
+    }
+
+    /// The log that this one goes on from: the checkpoint it ended with, believed if the policy knows that log's key.
+    fn continues(&mut self, seq: u64, body: &str) {
+        let note = body.parse::<Note>().ok();
+        let checkpoint = note.as_ref().and_then(|note| Checkpoint::of(note).ok());
+        let (Some(note), Some(Checkpoint { origin, tree })) = (note, checkpoint) else {
+            return self.fault(format!("entry {seq}: CONTINUES names no checkpoint"));
+        };
+        if seq != 0 || origin == self.origin {
+            return self.fault(format!("entry {seq}: CONTINUES stands at the beginning and names another log"));
+        }
+        let of_origin = |key: &&VerifierKey| key.name() == origin;
+        let keys: Vec<_> = self.policy.iter().flat_map(Policy::logs).filter(of_origin).collect();
+        let signed = match (keys.is_empty(), keys.iter().any(|key| key.verify(&note).is_some())) {
+            (true, _) => "whose signature was not checked: its key is not given",
+            (false, true) => "signed by a believed key",
+            (false, false) => {
+                return self.fault(format!("entry {seq}: the checkpoint of {origin} is not signed by its key"));
+            }
+        };
+        let size = tree.size;
+        self.report.notes.push(format!("continues the log {origin} of {size} entries, {signed}"));
     }
 
     /// What stands where no whole entry follows: nothing, a torn batch, or damage.
@@ -272,8 +298,10 @@ impl Check<'_> {
             let more = self.report.size - tree.size;
             self.report.notes.push(format!("{more} entries are newer than what is signed"));
         }
-        if self.report.first > self.pruned_by.unwrap_or_default() {
-            let first = self.report.first;
+        let first = self.report.first;
+        if self.policy.is_none() && first > 0 {
+            self.report.notes.push("whether an auditor allowed to prune it was not checked".to_owned());
+        } else if first > self.pruned_by.unwrap_or_default() {
             self.fault(format!(
                 "the entries before {first} are gone, and no entry that a given auditor signed allows it"
             ));

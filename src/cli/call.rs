@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use prost::Message as _;
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -79,6 +80,9 @@ struct LookupArgs {
     /// Asks for a signed receipt (JWS) and writes it to this file.
     #[arg(long, value_name = "FILE")]
     signed_receipt: Option<PathBuf>,
+    /// Writes the answer as it came, a `LookupResponse`, to this file: what the receipt is for.
+    #[arg(long, value_name = "FILE")]
+    answer: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +220,9 @@ impl Call<'_> {
         let answer = service.lookup(request).await?.into_inner();
         if let (Some(file), Some(receipt)) = (&args.signed_receipt, &answer.receipt) {
             std::fs::write(file, format!("{}\n", receipt.signed))?;
+        }
+        if let Some(file) = &args.answer {
+            std::fs::write(file, answer.encode_to_vec())?;
         }
         if self.json {
             let receipt = answer.receipt.as_ref().map(answer::json_receipt);

@@ -281,6 +281,42 @@ impl Progress {
     }
 }
 
+/// How much of a long work is done, on standard error: a bar that rewrites itself, or a line for each tenth. What happens
+/// to it is no reason to stop the work.
+#[derive(Debug)]
+pub struct Bar {
+    progress: Progress,
+    unit: &'static str,
+    /// Percent, or tenths, shown last.
+    last: u64,
+}
+
+impl Bar {
+    /// Nothing shown yet; what is counted is of this unit.
+    pub fn new(unit: &'static str) -> Self {
+        Self { progress: Progress::new(Look::stderr()), unit, last: 0 }
+    }
+
+    /// Shows it, if it changed enough.
+    pub fn show(&mut self, done: u64, of: u64) {
+        let percent = (done * 100).checked_div(of).unwrap_or(100).min(100);
+        let now = if self.progress.look.live { percent } else { percent / 10 };
+        if now <= self.last {
+            return;
+        }
+        self.last = now;
+        let bar: String = (1..=20).map(|step| if step <= percent / 5 { '█' } else { '·' }).collect();
+        let line = format!("{bar} {percent:>3} %  {done} of {of} {}", self.unit);
+        let _ = self.progress.show(&mut io::stderr(), &line);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        let _ = self.progress.clear(&mut io::stderr());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

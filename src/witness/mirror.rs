@@ -37,7 +37,8 @@ impl Mirror {
         let failed = |error: &dyn std::fmt::Display| format!("copy {}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(|error| failed(&error))?;
         files::replace(dir, ORIGIN_FILE, origin.as_bytes()).map_err(|error| failed(&error))?;
-        let mut held = LogTree::from_entries(dir);
+        // What was pruned here has left its hashes; those of full segments are kept so that they may be pruned.
+        let mut held = LogTree::from_first(dir, true).map_err(|error| failed(&error))?;
         held.grow(tree.size).map_err(|error| failed(&error))?;
         if held.frontier().root() != tree.root {
             return Err(failed(&"its entries are not those that were cosigned"));
@@ -78,6 +79,11 @@ impl Mirror {
             let width = (tree.size - number * TILE).min(TILE);
             let resource = Resource::Entries { number, width: u16::try_from(width).unwrap_or(u16::MAX) };
             let answer = self.source.get(&format!("/{}", resource.path())).await.map_err(|error| error.to_string())?;
+            if answer.status == http::StatusCode::GONE {
+                let what =
+                    "the log is pruned there: a copy begins as a copy of another copy, or of the log's directory";
+                return Err(format!("{}: {what}", resource.path()));
+            }
             if answer.status != http::StatusCode::OK {
                 return Err(format!("{}: {}", resource.path(), answer.status));
             }

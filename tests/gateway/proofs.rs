@@ -17,6 +17,7 @@ use oncegate::config::Config;
 use oncegate::pb::gateway as pb;
 use oncegate::pb::gateway::lookup_service_client::LookupServiceClient;
 use oncegate::witness::{self, Witness, WitnessFile};
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tower::ServiceExt as _;
@@ -120,7 +121,7 @@ async fn what_a_gateway_records_is_cosigned_copied_and_proved_to_anybody() {
         LookupServiceClient::new(site.channel.clone()).lookup(message).await
     };
     let answer = ask(&["infant_name"]).await.unwrap().into_inner();
-    let receipt = answer.receipt.unwrap();
+    let receipt = answer.receipt.clone().unwrap();
     let refused = ask(&["birth_weight_g"]).await.unwrap_err();
     let refused = refused.metadata().get_bin("oncegate-receipt-bin").unwrap().to_bytes().unwrap();
     let refused: pb::Receipt = prost::Message::decode(refused).unwrap();
@@ -138,12 +139,22 @@ async fn what_a_gateway_records_is_cosigned_copied_and_proved_to_anybody() {
         std::fs::write(file("receipt.jws"), &receipt.signed).unwrap();
         let log_key = out().join("audit/log.vkey");
         let path = file("receipt.jws");
-        let said = succeeds(&["audit", "receipt", path.to_str().unwrap(), "--log-key", log_key.to_str().unwrap()]);
+        let check = ["audit", "receipt", path.to_str().unwrap(), "--log-key", log_key.to_str().unwrap()];
+        let said = succeeds(&check);
         assert!(said.contains(outcome) && said.contains(&receipt.request_id), "{said}");
         let claims = SignedReceipt::parse(&receipt.signed).unwrap().claims().clone();
         assert_eq!((claims.index, claims.leaf.as_slice()), (receipt.index, receipt.leaf_hash.as_ref()));
         assert_eq!(claims.answer.is_some(), outcome == "RELEASED");
         assert!(!receipt.signed.is_empty() && !said.contains("乌有"));
+        // The answer that it is for, and no other.
+        let saved = file("answer.bin");
+        let with = [&check[..], &["--answer", saved.to_str().unwrap()]].concat();
+        std::fs::write(&saved, answer.encode_to_vec()).unwrap();
+        assert_eq!(run(&with).status.success(), outcome == "RELEASED", "a refusal is for no answer");
+        let mut other = answer.clone();
+        other.records[0].record.as_mut().unwrap().value.push(0);
+        std::fs::write(&saved, other.encode_to_vec()).unwrap();
+        assert_eq!(run(&with).status.code(), Some(1), "{outcome}: another answer");
 
         // The proof, from the log and from the mirror's copy; checked against the receipt, the hash, the entry itself.
         for from in [log.as_str(), copy.to_str().unwrap()] {
@@ -346,8 +357,46 @@ async fn exports_and_reconciliation_say_exactly_what_is_there() {
     // The provider was asked once; two answers came from memory.
     let (code, said) = reconcile(["--provided", "birth_medical_certificate"], &all[..1]);
     assert_eq!((code, said.lines().count()), (0, 1), "{said}");
-    let shown = succeeds(&["audit", "show", "2", "--log", &log, "--key", key]);
-    assert!(shown.contains(&ids[0]), "{shown}");
+    // Calls without a token have no consumer: theirs or not, nobody is accused.
+    let unsaid = site.send(site.channel.clone(), None, request()).await.unwrap_err();
+    let unsaid = unsaid.metadata().get("oncegate-request-id").unwrap().to_str().unwrap().to_owned();
+    // A provider that has no record, or does not answer in time, was asked all the same.
+    let other = |path: &str| pb::LookupRequest { read_mask: mask(&[path]), ..request() };
+    let mut asked = vec![ids[0].clone()];
+    site.birth.answers(Vec::new());
+    let failed = site.lookup("GA", other("certificate_no")).await.unwrap_err();
+    asked.push(failed.metadata().get("oncegate-request-id").unwrap().to_str().unwrap().to_owned());
+    site.birth.answers_after(Duration::from_mins(1), vec![birth()]);
+    let mut message = Request::new(other("issue_date"));
+    message.metadata_mut().insert("authorization", format!("Bearer {}", site.token("GA")).parse().unwrap());
+    message.metadata_mut().insert("grpc-timeout", "400m".parse().unwrap());
+    let late = LookupServiceClient::new(site.channel.clone()).lookup(message).await.unwrap_err();
+    asked.push(late.metadata().get("oncegate-request-id").unwrap().to_str().unwrap().to_owned());
+    let of = |ids: &[String]| ids.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+    let (code, said) = reconcile(["--consumer", "GA"], &[&of(&ids), &of(&asked[1..]), &unsaid]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains(&format!("{unsaid}  in the log, without a consumer")), "{said}");
+    let (code, said) = reconcile(["--provided", "birth_medical_certificate"], &[&of(&asked)]);
+    assert_eq!((code, said.as_str()), (0, "3 in both, 0 missing in the log, 0 missing in the list\n"));
+    // What timed out may never have arrived; that there is no record, the provider itself has said.
+    let (code, said) = reconcile(["--provided", "birth_medical_certificate"], &[&of(&asked[..2])]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains(&format!("{}  not in the list; may not have arrived", asked[2])), "{said}");
+    let (code, said) = reconcile(["--provided", "birth_medical_certificate"], &[&of(&asked[..1])]);
+    assert_eq!(code, 1);
+    assert!(said.contains(&format!("{}  NOT IN THE LIST", asked[1])), "{said}");
+
+    // One entry, with everything that it says; and the others with theirs.
+    let show = |index: &str| -> serde_json::Value {
+        serde_json::from_str(&succeeds(&["audit", "show", index, "--log", &log, "--key", key])).unwrap()
+    };
+    let shown = show("2");
+    assert_eq!((shown["request_id"].as_str(), shown["mode"].as_str()), (Some(ids[0].as_str()), Some("QUERY")));
+    assert!(shown["facts"].is_object() && shown["records"][0]["withheld"].is_array(), "{shown}");
+    assert_eq!((&shown["corrects"], &shown["omitted"]["records"]), (&serde_json::Value::Null, &0.into()));
+    let start = show("1");
+    assert_eq!((&start["kind"], start["policy"].as_str().map(str::len)), (&"START".into(), Some(64)), "{start}");
+    assert_eq!(start["recovered"], 0);
     drop(dir);
     site.close().await;
 }

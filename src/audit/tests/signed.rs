@@ -7,7 +7,7 @@ use crate::audit::note::Note;
 use crate::audit::publisher::{CHECKPOINT, WITNESSED};
 use crate::audit::receipt::SignedReceipt;
 use crate::audit::rotation::next_key;
-use crate::audit::tree::{Entries, LogTree, Resource};
+use crate::audit::tree::{Entries, LogTree, Resource, TreeError};
 
 fn signer(site: &Site) -> SigningKey {
     SigningKey::load(&site.config.signing_key).unwrap()
@@ -341,6 +341,25 @@ async fn a_log_that_lost_entries_is_continued_under_a_new_origin() {
     assert_eq!(read[0].content, Content::Entry(Entry::Continues(fs::read_to_string(last).unwrap())));
     let again = read.iter().filter(|entry| matches!(entry.content, Content::Entry(Entry::Continues(_)))).count();
     assert_eq!((again, read.len()), (1, 7));
+    // Which log that was, and whether its key signed so, is said.
+    let stranger = SigningKey::generate("heshan.gov.example/gw1", Algorithm::Ed25519).unwrap();
+    for (keys, said) in [
+        (vec![&next], Some("whose signature was not checked: its key is not given")),
+        (vec![&next, &old], Some("signed by a believed key")),
+        (vec![&next, &stranger], None),
+    ] {
+        let policy = Policy::of_logs(keys.into_iter().map(|key| key.verifier().clone()).collect());
+        let trust = verify::Trust { policy: Some(policy), auditors: Vec::new() };
+        let report = verify::verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
+        let noted = |said: &&str| {
+            report.notes.contains(&format!("continues the log heshan.gov.example/gw1 of 3 entries, {said}"))
+        };
+        assert_eq!(
+            (report.faults.is_empty(), said.as_ref().is_some_and(noted)),
+            (said.is_some(), said.is_some()),
+            "{report:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -495,7 +514,7 @@ async fn cosignatures_are_kept_and_their_absence_alarms_then_stops() {
 /// and read.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable() {
-    use crate::audit::prune::{PruneError, authorize, prune};
+    use crate::audit::prune::{PruneError, RETENTION, authorize, prune};
     use crate::audit::verify::{Trust, verify};
 
     let mut site = Site::new();
@@ -515,7 +534,8 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     let trust =
         Trust { policy: Some(Policy::of_logs(vec![signer(&site).verifier().clone()])), auditors: auditors.clone() };
     let below = PER_SEGMENT + 10;
-    let try_prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, delete);
+    let later = site.clock.now().plus(2 * RETENTION);
+    let try_prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, later, delete);
     assert!(matches!(try_prune(true), Err(PruneError::NotAllowed)), "nobody allowed it");
 
     // A stranger's permission makes no entry; the auditor's makes one, once.
@@ -532,7 +552,9 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
         site.read_whole().iter().filter(|entry| matches!(entry.content, Content::Entry(Entry::PruneAuth(_)))).count();
     assert_eq!(count, 1);
 
-    let prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, delete);
+    let early = prune(&site.config.dir, &auditors, signed(&site).size, site.clock.now().plus(RETENTION / 2), true);
+    assert!(matches!(early, Err(PruneError::TooYoung { segment: 0, .. })), "{early:?}");
+    let prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, later, delete);
     let planned = prune(false).unwrap();
     assert!(site.segment(0).exists());
     assert_eq!(prune(true).unwrap(), planned);
@@ -543,6 +565,17 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     let unproved = Trust { auditors: Vec::new(), ..trust.clone() };
     let report = verify(&site.config.dir, &unproved, Vec::new(), &mut |_, _| {}).unwrap();
     assert!(!report.faults.is_empty(), "who has no auditor's key can't know that it was allowed");
+    let report = verify(&site.config.dir, &Trust::default(), Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(report.faults.is_empty() && report.notes.iter().any(|note| note.contains("not checked")), "{report:?}");
+    // Of what is gone the hashes are left: copies and exports of the tree begin with them.
+    let (mut tree, last) = (LogTree::from_first(&site.config.dir, false).unwrap(), signed(&site));
+    assert_eq!(tree.size(), PER_SEGMENT);
+    tree.grow(last.size).unwrap();
+    assert_eq!(tree.tree(last.size).unwrap(), last);
+    let (hashes, bundle) =
+        (Resource::Tile { level: 0, number: 3, width: 256 }, Resource::Entries { number: 3, width: 256 });
+    assert_eq!(tree.resource(hashes, last.size).unwrap().unwrap().len(), 256 * 32);
+    assert!(matches!(tree.resource(bundle, last.size), Err(TreeError::Pruned { segment: 0 })));
     // The log goes on, and what is left is read from the first data key on.
     site.open().close("drained");
     let read = site.read_whole();

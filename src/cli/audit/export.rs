@@ -1,19 +1,19 @@
 //! `oncegate audit export`: entries for other tools, or the log itself as static files.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::search::{FilterArgs, LogArgs, complain, json as entry_json, open};
+use super::search::{FilterArgs, LogArgs, complain, json as entry_json};
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::reader::LoggedEntry;
-use crate::audit::tree::{LogTree, Resource};
+use crate::audit::tree::{LogTree, Resource, TreeError};
 use crate::audit::verify::read_note;
 use crate::audit::{AccessEntry, Outcome};
-use crate::cli::table::{Look, Progress};
+use crate::cli::table::Bar;
 use crate::cli::{Exit, Failure};
 
 #[derive(Debug, Args)]
@@ -47,7 +47,7 @@ enum Format {
 }
 
 /// Columns of the CSV form.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "index",
     "time",
     "request_id",
@@ -66,6 +66,7 @@ const COLUMNS: [&str; 18] = [
     "withheld",
     "policy",
     "leaf_hash",
+    "corrects",
 ];
 
 pub(super) fn run(args: ExportArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
@@ -74,12 +75,12 @@ pub(super) fn run(args: ExportArgs, out: &mut dyn Write) -> Result<Exit, Failure
         return tiles(&args.log, &dir, out);
     }
     let log = LogArgs { log: args.log, key: args.key };
-    let reader = open(&log.log, &log.key)?;
+    let entries = log.search(args.filter.search(), true)?;
     let mut broken = Vec::new();
     if args.format == Format::Csv {
         writeln!(out, "{}", COLUMNS.join(","))?;
     }
-    for entry in reader.search(args.filter.search()) {
+    for entry in entries {
         match (entry, args.format) {
             (Err(error), _) => broken.push(error),
             (Ok(entry), Format::Jsonl) => writeln!(out, "{}", entry_json(&entry))?,
@@ -119,6 +120,7 @@ fn csv(entry: &LoggedEntry, access: &AccessEntry) -> String {
         access.withheld.len().to_string(),
         of("policy"),
         of("leaf_hash"),
+        access.corrects.map(|index| index.to_string()).unwrap_or_default(),
     ];
     fields.map(|field| quoted(&field)).join(",")
 }
@@ -190,7 +192,8 @@ fn tiles(log: &Path, dir: &Path, out: &mut dyn Write) -> Result<Exit, Failure> {
     }
     let note = note.ok_or_else(|| fail(&"the log has no checkpoint"))?;
     let signed = Checkpoint::of(&note).map_err(|error| fail(&error))?.tree;
-    let mut tree = LogTree::from_entries(log);
+    let mut tree = LogTree::from_first(log, false)?;
+    let first = tree.size();
     tree.grow(signed.size)?;
     if tree.tree(signed.size)? != signed {
         return Err(fail(&"the log is not what its checkpoint signs: see `oncegate audit verify`"));
@@ -199,22 +202,26 @@ fn tiles(log: &Path, dir: &Path, out: &mut dyn Write) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Usage, format!("{} exists", dir.display())));
     }
     fs::create_dir_all(dir)?;
-    let total = Resource::all(signed.size).count();
-    let mut progress = Progress::new(Look::stderr());
+    let total = Resource::all(signed.size).count() as u64;
+    let mut bar = Bar::new("files");
     for (resource, done) in Resource::all(signed.size).zip(1..) {
         let path = dir.join(resource.path());
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let bytes = tree.resource(resource, signed.size)?.unwrap_or_default();
-        fs::write(path, bytes)?;
-        if done % 1000 == 0 {
-            let _ = progress.show(&mut io::stderr(), &format!("{done} of {total} files"));
+        match tree.resource(resource, signed.size) {
+            Ok(bytes) => fs::write(path, bytes.unwrap_or_default())?,
+            Err(TreeError::Pruned { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
+        bar.show(done, total);
     }
-    let _ = progress.clear(&mut io::stderr());
+    drop(bar);
     fs::write(dir.join("checkpoint"), note.to_string())?;
     writeln!(out, "{} entries in {total} files and `checkpoint`", signed.size)?;
+    if first > 0 {
+        writeln!(out, "the first {first} are pruned: of them the tree has hashes, and no bundles")?;
+    }
     Ok(Exit::Ok)
 }
 

@@ -4,15 +4,19 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
+use prost::Message as _;
 
 use super::{policy, verifier};
 use crate::audit::checkpoint::{Checkpoint, Proof};
 use crate::audit::merkle::{Hash, leaf_hash, root_of_inclusion};
-use crate::audit::receipt::SignedReceipt;
+use crate::audit::receipt::{SignedReceipt, digest_of_records, digest_of_results};
 use crate::audit::tree::LogTree;
 use crate::audit::verify::read_note;
 use crate::cli::{Exit, Failure};
+use crate::pb::gateway as pb;
 
 #[derive(Debug, Args)]
 pub(super) struct ProveArgs {
@@ -65,6 +69,9 @@ pub(super) struct ReceiptArgs {
     /// The log's key (vkey)
     #[arg(long, value_name = "FILE")]
     log_key: PathBuf,
+    /// The answer, as it was saved (`oncegate call … --answer`): says whether it is the one that the receipt is for
+    #[arg(long, value_name = "FILE")]
+    answer: Option<PathBuf>,
 }
 
 fn hash(text: &str) -> Result<Hash, String> {
@@ -107,7 +114,7 @@ pub(super) fn prove(args: &ProveArgs, out: &mut dyn Write) -> Result<Exit, Failu
         }
     };
     // Kept hashes first; if they are wrong, the entries themselves.
-    for mut log in [LogTree::open(&args.log, false)?, LogTree::from_entries(&args.log)] {
+    for mut log in [LogTree::open(&args.log, false)?, LogTree::from_first(&args.log, false)?] {
         log.grow(tree.size)?;
         let (leaf, hashes) = (log.leaf(args.index)?, log.prove_inclusion(args.index, tree.size)?);
         if root_of_inclusion(&hashes, args.index, tree.size, leaf) != Some(tree.root) {
@@ -160,5 +167,28 @@ pub(super) fn receipt(args: &ReceiptArgs, out: &mut dyn Write) -> Result<Exit, F
         return Err(Failure::new(Exit::Failed, format!("not signed by {key}")));
     }
     writeln!(out, "{:#}", receipt.claims().to_json())?;
-    Ok(Exit::Ok)
+    let Some(file) = &args.answer else { return Ok(Exit::Ok) };
+    let wrong = |what: String| Failure::new(Exit::Config, format!("{}: {what}", file.display()));
+    let bytes = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let Some(due) = receipt.claims().answer else {
+        return Err(Failure::new(Exit::Failed, "the receipt is for no answer: nothing was released"));
+    };
+    let digest = answer_digest(&bytes, &receipt.claims().outcome).map_err(|error| wrong(error.to_string()))?;
+    if digest == due {
+        writeln!(out, "the answer is the one that this receipt is for")?;
+        return Ok(Exit::Ok);
+    }
+    let what = format!("the answer is another one: its digest is {}", URL_SAFE_NO_PAD.encode(digest));
+    Err(Failure::new(Exit::Failed, what))
+}
+
+/// The digest of a saved answer: of what was released, or of what comparing came to.
+fn answer_digest(bytes: &[u8], outcome: &str) -> Result<Hash, prost::DecodeError> {
+    if ["RELEASED", "PARTIAL"].contains(&outcome) {
+        let answer = pb::LookupResponse::decode(bytes)?;
+        let values = answer.records.iter().map(|record| record.record.as_ref());
+        return Ok(digest_of_records(values.map(|any| any.map(|any| any.value.as_slice()).unwrap_or_default())));
+    }
+    let answer = pb::VerifyResponse::decode(bytes)?;
+    Ok(digest_of_results(answer.comparisons.iter().map(|compared| compared.result)))
 }

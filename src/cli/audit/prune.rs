@@ -10,7 +10,9 @@ use crate::audit::checkpoint::Checkpoint;
 use crate::audit::note::SigningKey;
 use crate::audit::prune::{self, authorize};
 use crate::audit::verify::{Trust, verify};
+use crate::cli::table::Bar;
 use crate::cli::{Exit, Failure};
+use crate::clock::Clock;
 
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
@@ -44,11 +46,13 @@ pub(super) struct AllowArgs {
 pub(super) fn prune(args: &PruneArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let auditors = args.auditor.iter().map(|file| verifier(file)).collect::<Result<Vec<_>, _>>()?;
     let trust = Trust { policy: Some(policy(&args.policy)?), auditors: auditors.clone() };
-    let report = verify(&args.log, &trust, Vec::new(), &mut |_, _| {})?;
+    let mut bar = Bar::new("MB");
+    let report = verify(&args.log, &trust, Vec::new(), &mut |read, of| bar.show(read >> 20, of >> 20))?;
+    drop(bar);
     if let Some(fault) = report.faults.first() {
         return Err(Failure::new(Exit::Failed, format!("the log can't be proved, so nothing is deleted: {fault}")));
     }
-    let pruned = prune::prune(&args.log, &auditors, report.signed, args.delete)?;
+    let pruned = prune::prune(&args.log, &auditors, report.signed, Clock::system().now(), args.delete)?;
     let what = if args.delete { "deleted" } else { "would be deleted (--delete does it)" };
     writeln!(out, "{} segments, {} MB {what}", pruned.segments, pruned.bytes >> 20)?;
     writeln!(out, "the log then begins at entry {}; its hashes stay", pruned.first)?;

@@ -1,7 +1,8 @@
 //! `oncegate audit search` and `show`: reading the log with an auditor's key, offline, from a copy or beside a running
 //! gateway.
 
-use std::io::{self, Write};
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,9 +12,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::audit::keys::PrivateKey;
 use crate::audit::reader::{Content, LogReader, LoggedEntry, ReadError, Search};
-use crate::audit::{AccessEntry, AdminEntry, Comparison, Entry, Mode, Outcome, StartEntry};
+use crate::audit::{AccessEntry, Comparison, Entry, LegalBasis, Mode, Outcome, StartEntry, WithheldField};
 use crate::cli::answer::reason;
-use crate::cli::table::{Cell, Look, Table, Tone};
+use crate::cli::table::{Bar, Cell, Look, Table, Tone};
 use crate::cli::{Exit, Failure};
 use crate::clock::Timestamp;
 use crate::ids::{DepartmentCode, RequestId, SpiffeId};
@@ -31,8 +32,18 @@ pub(super) struct LogArgs {
 }
 
 impl LogArgs {
-    pub(super) fn open(&self) -> Result<LogReader, Failure> {
-        open(&self.log, &self.key)
+    /// The entries that a search asks for, while a line of progress tells how far it came; not if what is found `streams`
+    /// to the same terminal.
+    pub(super) fn search(
+        &self,
+        search: Search,
+        streams: bool,
+    ) -> Result<impl Iterator<Item = Result<LoggedEntry, ReadError>>, Failure> {
+        let reader = open(&self.log, &self.key)?;
+        let mut bar = (!(streams && io::stdout().is_terminal())).then(|| Bar::new("MB"));
+        let total = reader.bytes();
+        let watch = move |read| bar.iter_mut().for_each(|bar| bar.show(read >> 20, total >> 20));
+        Ok(reader.watched(watch).search(search))
     }
 }
 
@@ -117,9 +128,8 @@ pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
 
 /// Ends with [`Exit::Failed`] if an entry on the way can't be read: what was looked for might be in it.
 pub(super) fn search(args: SearchArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let reader = args.log.open()?;
     let (mut found, mut broken) = (Vec::new(), Vec::new());
-    for entry in reader.search(args.filter.search()) {
+    for entry in args.log.search(args.filter.search(), args.json)? {
         match entry {
             Ok(entry) if args.json => writeln!(out, "{}", json(&entry))?,
             Ok(entry) => found.push(entry),
@@ -135,18 +145,34 @@ pub(super) fn search(args: SearchArgs, out: &mut dyn Write) -> Result<Exit, Fail
 
 /// Everything that one entry says.
 pub(super) fn show(args: &ShowArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
-    for entry in args.log.open()? {
+    let mut shown: Option<LoggedEntry> = None;
+    let mut corrected_by = None;
+    for entry in args.log.search(Search::default(), false)? {
         match entry {
             Ok(entry) if entry.index == args.index => {
-                writeln!(out, "{:#}", json(&entry))?;
-                return Ok(Exit::Ok);
+                let access = entry.access().is_some();
+                shown = Some(entry);
+                if !access {
+                    break;
+                }
             }
-            Ok(entry) if entry.index > args.index => break,
-            // Others before it are of no concern.
+            // Whether its answer was given stands behind it.
+            Ok(entry) if entry.access().is_some_and(|access| access.corrects == Some(args.index)) => {
+                corrected_by = Some(entry.index);
+                break;
+            }
+            Ok(entry) if entry.index > args.index && shown.is_none() => break,
+            // Others are of no concern.
             _ => {}
         }
     }
-    Err(Failure::new(Exit::NotFound, format!("entry {} is not there, or can't be read with these keys", args.index)))
+    let missing = || format!("entry {} is not there, or can't be read with these keys", args.index);
+    let mut value = json(&shown.ok_or_else(|| Failure::new(Exit::NotFound, missing()))?);
+    if let (Some(value), Some(index)) = (value.as_object_mut(), corrected_by) {
+        value.insert("corrected_by".to_owned(), index.into());
+    }
+    writeln!(out, "{value:#}")?;
+    Ok(Exit::Ok)
 }
 
 /// Tells what could not be read on the way.
@@ -173,6 +199,7 @@ pub(in crate::cli) fn write_entries(entries: &[LoggedEntry], out: &mut dyn Write
         Table::new(&["entry", "time", "outcome", "consumer", "matter", "certificate type", "role", "fields"])
             .limit(5, 28)
             .limit(7, 40);
+    let taken_back: BTreeSet<_> = entries.iter().filter_map(|entry| entry.access()?.corrects).collect();
     for entry in entries {
         let (index, time) = (entry.index.to_string(), entry.time.to_rfc3339());
         match &entry.content {
@@ -182,7 +209,11 @@ pub(in crate::cli) fn write_entries(entries: &[LoggedEntry], out: &mut dyn Write
                 table.row([
                     index.into(),
                     time.into(),
-                    outcome_cell(access.outcome),
+                    if taken_back.contains(&entry.index) {
+                        Cell::toned(format!("{}, not given", access.outcome.name()), Tone::Bad)
+                    } else {
+                        outcome_cell(access.outcome)
+                    },
                     consumer.into(),
                     access.matter.clone().into(),
                     access.certificate_type.clone().into(),
@@ -214,9 +245,10 @@ fn outcome_cell(outcome: Outcome) -> Cell {
 fn fields(access: &AccessEntry) -> String {
     let name = ErrorReason::try_from(access.error_reason).map_or("", |reason| reason.as_str_name());
     if let Some(name) = name.strip_prefix("ERROR_REASON_").filter(|_| access.error_reason != 0) {
-        return match access.count {
-            0 | 1 => name.to_owned(),
-            count => format!("{name} ×{count}"),
+        return match (access.corrects, access.count) {
+            (Some(index), _) => format!("{name}: the answer of entry {index} was not given"),
+            (None, 0 | 1) => name.to_owned(),
+            (None, count) => format!("{name} ×{count}"),
         };
     }
     let cached = if access.cached { ", cached" } else { "" };
@@ -275,12 +307,9 @@ pub(super) fn json(entry: &LoggedEntry) -> Value {
     });
     let (kind, body) = match &entry.content {
         Content::Entry(Entry::Access(access)) => ("ACCESS", access_json(access)),
-        Content::Entry(Entry::Admin(AdminEntry { operator, method, detail })) => {
-            ("ADMIN", json!({ "operator": operator, "method": method, "detail": detail }))
-        }
         other => {
             let (kind, what) = describe(other);
-            (kind, json!({ "what": what }))
+            (kind, other_json(other, &what))
         }
     };
     if let (Some(value), Some(body)) = (value.as_object_mut(), body.as_object()) {
@@ -290,20 +319,69 @@ pub(super) fn json(entry: &LoggedEntry) -> Value {
     value
 }
 
+/// What an entry that is no access record says.
+fn other_json(content: &Content, what: &str) -> Value {
+    let Content::Entry(entry) = content else { return json!({ "what": what }) };
+    match entry {
+        Entry::Start(start) => json!({
+            "version": start.version,
+            "gateway": start.gateway,
+            "policy": hex::encode(start.policy),
+            "policy_signed": start.policy_keys.signed,
+            "policy_authority": start.policy_keys.authority,
+            "policy_approvers": start.policy_keys.approvers,
+            "recovered": start.recovered,
+            "trust": start.trust,
+        }),
+        Entry::Stop(stop) => json!({ "reason": stop.reason }),
+        Entry::PolicyChange(change) => json!({
+            "from": change.from.map(hex::encode),
+            "to": hex::encode(change.to),
+            "operator": change.operator,
+        }),
+        Entry::Admin(admin) => json!({
+            "operator": admin.operator,
+            "method": admin.method,
+            "detail": admin.detail,
+        }),
+        Entry::Continues(note) | Entry::PruneAuth(note) | Entry::LogKey(note) => json!({ "note": note }),
+        Entry::Degraded(what) | Entry::Recovered(what) => json!({ "what": what }),
+        Entry::Access(access) => access_json(access),
+    }
+}
+
+fn withheld_json(fields: &[WithheldField]) -> Vec<Value> {
+    let withheld = |field: &WithheldField| {
+        let name = WithheldReason::try_from(field.reason).map_or("UNKNOWN", reason);
+        json!({ "field": field.field, "reason": name, "detail": field.detail })
+    };
+    fields.iter().map(withheld).collect()
+}
+
 fn access_json(access: &AccessEntry) -> Value {
     let records: Vec<_> = (access.records.iter())
         .map(|record| {
             let masked: Vec<_> =
                 record.masked.iter().map(|field| json!({ "field": field.field, "mask": field.mask })).collect();
-            json!({ "released": record.released, "masked": masked, "unknown_dropped": record.unknown_dropped })
+            json!({
+                "released": record.released,
+                "masked": masked,
+                "withheld": withheld_json(&record.withheld),
+                "unknown_dropped": record.unknown_dropped,
+            })
         })
         .collect();
-    let withheld: Vec<_> = (access.withheld.iter())
-        .map(|field| {
-            let name = WithheldReason::try_from(field.reason).map_or("UNKNOWN", reason);
-            json!({ "field": field.field, "reason": name })
-        })
-        .collect();
+    let facts: serde_json::Map<_, _> =
+        access.facts.iter().map(|(name, truth)| (name.clone(), Value::from(*truth))).collect();
+    let mode = access.mode.map(|mode| match mode {
+        Mode::Verify => "VERIFY",
+        Mode::Query => "QUERY",
+        Mode::File => "FILE",
+    });
+    let legal_basis = access.legal_basis.map(|basis| match basis {
+        LegalBasis::StatutoryDuty => "STATUTORY_DUTY",
+        LegalBasis::Consent => "CONSENT",
+    });
     let compared: Vec<_> = (access.compared.iter())
         .map(|compared| json!({ "field": compared.field, "result": compared.result.name() }))
         .collect();
@@ -329,17 +407,19 @@ fn access_json(access: &AccessEntry) -> Value {
         "token_id": access.token_id,
         "matter": access.matter,
         "case_id": access.case_id.as_ref().map(ToString::to_string),
-        "legal_basis": access.legal_basis.map(|basis| format!("{basis:?}")),
+        "legal_basis": legal_basis,
         "basis_reference": access.basis_reference,
         "purpose": access.purpose,
         "certificate_type": access.certificate_type,
         "subject": subject,
+        "mode": mode,
         "requested": access.requested,
         "records": records,
-        "withheld": withheld,
+        "withheld": withheld_json(&access.withheld),
         "compared": compared,
         "grants": access.grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "policy": access.policy.map(hex::encode),
+        "facts": facts,
         "outcome": access.outcome.name(),
         "error": error,
         "detail": access.detail,
@@ -350,5 +430,11 @@ fn access_json(access: &AccessEntry) -> Value {
         "total_us": access.total_us,
         "answer_digest": access.answer_digest.map(hex::encode),
         "count": access.count.max(1),
+        "omitted": {
+            "details": access.omitted.details,
+            "records": access.omitted.records,
+            "items": access.omitted.items,
+        },
+        "corrects": access.corrects,
     })
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{policy, verifier};
 use crate::audit::verify::{self, Held, Report, Trust};
-use crate::cli::table::{Look, Progress, Tone};
+use crate::cli::table::{Bar, Look, Tone};
 use crate::cli::{Exit, Failure};
 
 #[derive(Debug, Args)]
@@ -55,26 +55,15 @@ pub(super) fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Fai
 }
 
 fn run(log: &std::path::Path, trust: &Trust, held: Vec<Held>, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let mut progress = Progress::new(Look::stderr());
-    let mut last = 0;
-    let report = verify::verify(log, trust, held, &mut |read, of| {
-        let percent = (read * 100).checked_div(of).unwrap_or(100);
-        // Elsewhere than on a terminal a line for each tenth is enough.
-        if percent / 10 > last {
-            last = percent / 10;
-            let bar: String = (1..=20).map(|step| if step <= percent / 5 { '█' } else { '·' }).collect();
-            let line = format!("{bar} {percent:>3} %  {} of {} MB", read >> 20, of >> 20);
-            // What happens to the bar is no reason to stop.
-            let _ = progress.show(&mut io::stderr(), &line);
-        }
-    })
-    .map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", log.display())))?;
-    let _ = progress.clear(&mut io::stderr());
-    write(&report, out)?;
+    let mut bar = Bar::new("MB");
+    let report = verify::verify(log, trust, held, &mut |read, of| bar.show(read >> 20, of >> 20))
+        .map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", log.display())))?;
+    drop(bar);
+    write(&report, trust.policy.is_some(), out)?;
     Ok(if report.faults.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
-fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+fn write(report: &Report, signatures: bool, out: &mut dyn Write) -> io::Result<()> {
     let look = Look::stdout();
     writeln!(out, "entries    {}", report.size)?;
     if report.first > 0 {
@@ -96,9 +85,11 @@ fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     for fault in &report.faults {
         writeln!(out, "{}      {fault}", look.paint(Tone::Bad, "FAULT"))?;
     }
-    if report.faults.is_empty() {
-        writeln!(out, "{}", look.paint(Tone::Good, "The log is what was signed."))
-    } else {
-        writeln!(out, "{}", look.paint(Tone::Bad, "The log is NOT what was signed."))
-    }
+    let (tone, said) = match (signatures, report.faults.is_empty()) {
+        (true, true) => (Tone::Good, "The log is what was signed."),
+        (true, false) => (Tone::Bad, "The log is NOT what was signed."),
+        (false, true) => (Tone::Good, "The log fits together. No signature was checked: that is what `verify` does."),
+        (false, false) => (Tone::Bad, "The log does NOT fit together."),
+    };
+    writeln!(out, "{}", look.paint(tone, said))
 }
