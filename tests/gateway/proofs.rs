@@ -14,7 +14,7 @@ use oncegate::audit::keys::PrivateKey;
 use oncegate::audit::note::{Algorithm, SigningKey};
 use oncegate::audit::receipt::SignedReceipt;
 use oncegate::audit::tree::{Entries, Resource};
-use oncegate::audit::{AdminEntry, AuditConfig, Entry, Journal, OpenError, StartInfo, verify};
+use oncegate::audit::{AdminEntry, AuditConfig, Entry, Journal, OpenError, PolicyKeys, StartInfo, verify};
 use oncegate::clock::Clock;
 use oncegate::config::Config;
 use oncegate::pb::gateway as pb;
@@ -271,7 +271,13 @@ async fn a_log_of_seventy_thousand_entries_and_two_keys_is_verified_by_others() 
     let mut config: AuditConfig = toml::from_str(&text).unwrap();
     config.rebase(aside.path());
     let gateway = "spiffe://heshan.gov.example/ZS/gateway-1".into();
-    let start = StartInfo { gateway, policy: [7; 32], trust: String::new(), held: Vec::new() };
+    let start = StartInfo {
+        gateway,
+        policy: [7; 32],
+        policy_keys: PolicyKeys::default(),
+        trust: String::new(),
+        held: Vec::new(),
+    };
     let journal = Journal::open(&config, Clock::system(), start).unwrap();
     let fill = async || {
         let entry = || Entry::Admin(AdminEntry { operator: "a".into(), method: "m".into(), detail: String::new() });

@@ -571,7 +571,7 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     let report = verify(&site.config.dir, &Trust::default(), Vec::new(), &mut |_, _| {}).unwrap();
     assert!(report.faults.is_empty() && report.notes.iter().any(|note| note.contains("not checked")), "{report:?}");
     // Of what is gone the hashes are left: copies and exports of the tree begin with them.
-    let (mut tree, last) = (LogTree::from_first(&site.config.dir, false).unwrap(), signed(&site));
+    let (mut tree, last) = (LogTree::from_first(&site.config.dir).unwrap(), signed(&site));
     assert_eq!(tree.size(), PER_SEGMENT);
     tree.grow(last.size).unwrap();
     assert_eq!(tree.tree(last.size).unwrap(), last);

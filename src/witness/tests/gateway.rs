@@ -4,7 +4,7 @@ use super::*;
 use crate::audit::keys::PrivateKey;
 use crate::audit::medium::{Disk, Medium as _};
 use crate::audit::note::parse_signatures;
-use crate::audit::{AdminEntry, AppendError, AuditConfig, Entry, Journal, OpenError, StartInfo};
+use crate::audit::{AdminEntry, AppendError, AuditConfig, Entry, Journal, OpenError, PolicyKeys, StartInfo};
 
 /// A log beside the site of its witness.
 struct Gateway {
@@ -33,7 +33,13 @@ impl Gateway {
     /// Opens the log without asking anybody.
     fn open(&self) -> Journal {
         let gateway = "spiffe://heshan.gov.example/ZS/gateway-1".into();
-        let start = StartInfo { gateway, policy: [7; 32], trust: String::new(), held: Vec::new() };
+        let start = StartInfo {
+            gateway,
+            policy: [7; 32],
+            policy_keys: PolicyKeys::default(),
+            trust: String::new(),
+            held: Vec::new(),
+        };
         Journal::open(&self.config, Clock::manual(NOW), start).unwrap()
     }
 
