@@ -296,7 +296,7 @@ pub(crate) fn seeds_of_notes() -> Vec<Vec<u8>> {
     let witness = note::SigningKey::generate("w", Algorithm::Cosignature).unwrap();
     let tree = Tree { size: 3, root: [7; 32] };
     let mut note = Checkpoint { origin: "heshan.gov.example/gw1".into(), tree }.sign(&[&log], Clock::system().now());
-    note.add(vec![witness.sign(note.text(), Clock::system().now())]);
+    note.add(witness.sign(note.text(), Clock::system().now()));
     let proof = Proof { index: 1, hashes: vec![[1; 32], [2; 32]], note: note.clone() };
     let policy = format!("log {}\nwitness w {}\ngroup g any w\nquorum g\n", log.verifier(), witness.verifier());
     let texts = [note.to_string(), proof.to_string(), policy, log.verifier().to_string(), "tile/0/x001/234.p/5".into()];

@@ -16,7 +16,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::{self, Admin, AdminConfig, Fits, Guard, PolicyDesk, Problems};
-use crate::audit::{AdminEntry, Entry, Journal, OpenError, PolicyKeys, StartInfo};
+use crate::audit::{AdminEntry, Alarms, AuditConfig, Entry, Journal, OpenError, PolicyKeys, StartInfo, WitnessConfig};
 use crate::cache::AnswerCache;
 use crate::catalog::{Catalog, Faults};
 use crate::certs::{self, Gate, Keeper, Opened};
@@ -188,8 +188,9 @@ pub struct App {
     observe: TcpListener,
     /// For those who may hold a copy of the access log.
     log: Option<(TcpListener, LogService)>,
-    /// The witnesses of the access log, and what operators know each by.
-    witnesses: Vec<(Peer, String)>,
+    audit: AuditConfig,
+    /// The witnesses of the access log.
+    witnesses: Vec<(Peer, WitnessConfig)>,
     proofs: Proofs,
     admin: Option<AdminConfig>,
     desk: Arc<PolicyDesk>,
@@ -223,7 +224,7 @@ impl App {
             Some(serve) => Some(bind("audit.serve.listen", serve.listen).await?),
             None => None,
         };
-        let held = witness::held(&config.audit, &witnesses).await;
+        let held = witness::held(&config.audit, &witnesses).await?;
         let gateway_id = trust.generation.server_id().to_string();
         let [authority, approvers] = rules.kids();
         let start = StartInfo {
@@ -268,8 +269,8 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         let services = api::services(gateway.clone(), config.calls.clone(), health_service)?;
         let admin = config.admin.clone();
-        let urls = config.audit.witnesses.iter().map(|witness| witness.url.clone());
-        let witnesses = witnesses.into_iter().zip(urls).collect();
+        let audit = config.audit.clone();
+        let witnesses = witnesses.into_iter().zip(audit.witnesses.clone()).collect();
         let fits = Fits(Arc::new(move |policy| unfit(policy, &config)));
         let desk = Arc::new(PolicyDesk::new(gateway.clone(), store, rules, fits, number));
         Ok(Self {
@@ -280,6 +281,7 @@ impl App {
             listener,
             observe,
             log,
+            audit,
             witnesses,
             proofs,
             admin,
@@ -348,8 +350,10 @@ impl App {
             ready,
             ended.clone().cancelled_owned(),
         ));
-        for (peer, name) in self.witnesses {
-            witness::submit(peer, name, self.gateway.journal.clone(), self.proofs.clone(), ended.clone());
+        for (peer, witness) in self.witnesses {
+            let (journal, proofs) = (self.gateway.journal.clone(), self.proofs.clone());
+            witness::submit(&self.audit, &witness, peer, journal, proofs, ended.clone())
+                .map_err(|error| StartError::Proofs(error.to_string()))?;
         }
         if let Some((listener, service)) = self.log {
             tokio::spawn(certs::serve(listener, self.keeper.gate().clone(), service, ended.clone().cancelled_owned()));
@@ -498,7 +502,7 @@ fn polls() -> tokio::time::Interval {
 async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter, problems: Problems) {
     let mut ticks = tokio::time::interval(TICK);
     let mut serving = None;
-    let mut alarms = Vec::new();
+    let mut alarms = Alarms::default();
     let mut rotations = api::trust::rotations(&gateway);
     loop {
         ticks.tick().await;
@@ -509,7 +513,7 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
         let log = gateway.journal.status();
         metrics.log_writable(log.writable);
         metrics.log_proofs(log.size, log.signed, log.witnessed_at, log.disk_percent, log.alarms.len());
-        record_alarms(&gateway.journal, &log.alarms, &mut alarms).await;
+        alarms.record(&gateway.journal, gateway.clock.now()).await;
         record_rotations(&gateway, &mut rotations).await;
         let today = gateway.clock.now().date_in_china();
         metrics.policy_workdays_end(gateway.policy.load().workdays_end(today).map(Timestamp::start_of_day_in_china));
@@ -529,23 +533,6 @@ async fn tick(gateway: Arc<Gateway>, keeper: Arc<Keeper>, health: HealthReporter
             }
         }
     }
-}
-
-/// The log itself tells since when, and until when, it was less safe than it should be.
-async fn record_alarms(journal: &Journal, now: &[&'static str], before: &mut Vec<&'static str>) {
-    let begun = now.iter().filter(|alarm| !before.contains(alarm)).map(|&alarm| Entry::Degraded(alarm.to_owned()));
-    let over = before.iter().filter(|alarm| !now.contains(alarm)).map(|&alarm| Entry::Recovered(alarm.to_owned()));
-    let entries: Vec<_> = begun.chain(over).collect();
-    if entries.is_empty() {
-        return;
-    }
-    for entry in entries {
-        // A log that takes nothing now is told again with the next second.
-        if journal.append(entry).await.is_err() {
-            return;
-        }
-    }
-    *before = now.to_vec();
 }
 
 /// Keys of tokens and of the log, and identities towards others, change by their files: each change is an entry, those

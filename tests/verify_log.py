@@ -64,24 +64,36 @@ def root(hashes):
     return hashes[0] if hashes else sha256()
 
 
-def checkpoint(note, policy):
-    """Size and root, if the log and every witness of the policy have signed."""
+def signed(note, vkey):
+    """True if the key has signed the note: as a log, or as a witness."""
     text, lines = note.rsplit("\n\n", 1)
-    text = (text + "\n").encode()
-    signatures = [(name, base64.b64decode(data)) for _, name, data in (line.split(" ") for line in lines.splitlines())]
-    keys = [line.split()[1 if line.startswith("log") else 2] for line in policy.splitlines() if line[:3] in ("log", "wit")]
-    for vkey in keys:
-        name, key_id, key = vkey.split("+", 2)
-        key = base64.b64decode(key)
-        assert key_id == sha256(name.encode(), b"\n", key)[:4].hex(), "a key's id does not fit"
-        [mine] = [data[4:] for who, data in signatures if (who, data[:4].hex()) == (name, key_id)]
-        message = text
-        if key[0] == 4:
-            message = b"cosignature/v1\ntime %d\n" % int.from_bytes(mine[:8], "big") + text
-            mine = mine[8:]
-        assert ed25519(key[1:], message, mine), f"the signature of {name} is wrong"
-    size, signed = text.decode().splitlines()[1:3]
-    return int(size), base64.b64decode(signed)
+    name, key_id, key = vkey.split("+", 2)
+    key, message = base64.b64decode(key), (text + "\n").encode()
+    assert key_id == sha256(name.encode(), b"\n", key[:33])[:4].hex(), "a key's id does not fit"
+    lines = [(line.split(" ")[1], base64.b64decode(line.split(" ")[2])) for line in lines.splitlines()]
+    mine = [data[4:] for who, data in lines if (who, data[:4].hex()) == (name, key_id)]
+    if key[0] == 4:
+        times = [int.from_bytes(data[:8], "big") for data in mine]
+        return bool(mine) and all(ed25519(key[1:], b"cosignature/v1\ntime %d\n" % time + message, data[8:])
+                                  for time, data in zip(times, mine))
+    return bool(mine) and all(ed25519(key[1:], message, data) for data in mine)
+
+
+def checkpoint(note, policy, handovers):
+    """Size and root, if the log's key of that size and every witness of the policy have signed."""
+    origin, size, root_then = note.splitlines()[:3]
+    keys = [key for index, key in handovers if index < int(size)][-1:] or policy["log"]
+    assert any(signed(note, key) and key.split("+")[0] == origin for key in keys), "not signed by the log"
+    assert all(signed(note, key) for key in policy["witness"]), "not signed by every witness"
+    return int(size), base64.b64decode(root_then)
+
+
+def handover(note, keys):
+    """The key that a LOG_KEY entry hands over to, which the key of then must have signed."""
+    head, origin, key = note.splitlines()[:3]
+    assert head == "oncegate/log-key/v1" and key.split("+")[0] == origin, "not a handover"
+    assert any(signed(note, before) and before.split("+")[0] == origin for before in keys), "nobody vouches for the new key"
+    return key
 
 
 def path(kind, number, width):
@@ -99,20 +111,30 @@ def entries(bundle):
 
 
 def main(tree, policy, proof=None, entry=None):
-    tree, policy = Path(tree), Path(policy).read_text()
-    size, signed = checkpoint((tree / "checkpoint").read_text(), policy)
-    leaves = []
+    tree, words = Path(tree), [line.split() for line in Path(policy).read_text().splitlines()]
+    policy = {kind: [line[at] for line in words if line and line[0] == kind] for kind, at in (("log", 1), ("witness", 2))}
+    note = (tree / "checkpoint").read_text()
+    size, leaves, handovers = int(note.splitlines()[1]), [], []
     for number in range((size + 255) // 256):
-        width = min(256, size - number * 256)
-        hashes = [sha256(b"\0", entry) for entry in entries((tree / path("entries", number, width)).read_bytes())]
-        assert b"".join(hashes) == (tree / path(0, number, width)).read_bytes(), f"tile {number} is not its entries'"
-        leaves += hashes
-    assert len(leaves) == size and root(leaves) == signed, "the entries are not those that were signed"
+        bundle = (tree / path("entries", number, min(256, size - number * 256))).read_bytes()
+        for data in entries(bundle):
+            if data[1] == 11:
+                keys = [key for _, key in handovers][-1:] or policy["log"]
+                if data[30:].decode().splitlines()[2] not in keys:
+                    handovers.append((len(leaves), handover(data[30:].decode(), keys)))
+            leaves.append(sha256(b"\0", data))
+    assert checkpoint(note, policy, handovers) == (size, root(leaves)), "the entries are not those that were signed"
+    level, hashes = 0, leaves
+    while hashes:
+        for number in range((len(hashes) + 255) // 256):
+            mine = hashes[number * 256:number * 256 + 256]
+            assert b"".join(mine) == (tree / path(level, number, len(mine))).read_bytes(), f"tile {level}/{number} is wrong"
+        level, hashes = level + 1, [root(hashes[at:at + 256]) for at in range(0, len(hashes) - 255, 256)]
     if proof:
         head, note = Path(proof).read_text().split("\n\n", 1)
         _, index, *path_up = head.splitlines()
         node, leaf = int(index.split()[1]), sha256(b"\0", Path(entry).read_bytes())
-        size_then, root_then = checkpoint(note, policy)
+        size_then, root_then = checkpoint(note, policy, handovers)
         assert root(leaves[:size_then]) == root_then and leaves[node] == leaf, "the proof is of another log or entry"
         last = size_then - 1
         for sibling in map(base64.b64decode, path_up):

@@ -99,6 +99,14 @@ impl Policy {
         &self.logs
     }
 
+    /// Names of the logs that are believed, each once.
+    pub fn origins(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.logs.iter().map(VerifierKey::name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Believes one key more of a log that it believes: a log may hand over to a new key.
     pub fn add_log(&mut self, key: VerifierKey) {
         if !self.logs.contains(&key) {
@@ -119,6 +127,12 @@ impl Policy {
         }
         if !keys.any(|key| key.verify(note).is_some()) {
             return Err(Unbelieved::Signature(checkpoint.origin));
+        }
+        let known = self.logs.iter().chain(self.witnesses.iter().map(|(_, key)| key));
+        let wrong =
+            |key: &&VerifierKey| note.signatures().iter().any(|line| line.is_of(key)) && key.verify(note).is_none();
+        if let Some(key) = known.into_iter().find(wrong) {
+            return Err(Unbelieved::Wrong(key.name().to_owned()));
         }
         let witnessed = self.witnessed(note);
         match &self.quorum {
@@ -245,6 +259,9 @@ pub enum Unbelieved {
     /// No key of the log has signed it.
     #[error("no key of the log {0} that the policy knows has signed it")]
     Signature(String),
+    /// A signature of a known key is not valid.
+    #[error("a signature in the name of {0} is not valid")]
+    Wrong(String),
     /// Too few witnesses.
     #[error("cosigned by {}, which is not the quorum {needed}", list(.witnessed))]
     Quorum {
@@ -424,12 +441,14 @@ mod tests {
         );
         let policy: Policy = text.parse().unwrap();
         let mut note = Checkpoint { origin: "example/log".into(), tree: tree() }.sign(&[&log], NOW);
-        note.add(vec![w[0].sign(note.text(), NOW)]);
+        note.add(w[0].sign(note.text(), NOW));
         let few = policy.check(&note);
         assert_eq!(few, Err(Unbelieved::Quorum { needed: "most".into(), witnessed: vec!["a".into()] }));
-        note.add(vec![w[2].sign(note.text(), NOW)]);
+        note.add(w[2].sign(note.text(), NOW));
         let believed = policy.check(&note).unwrap();
         assert_eq!((believed.checkpoint.tree, believed.witnessed.len()), (tree(), 2));
+        let spoiled: Note = format!("{note}{}\n", w[1].sign("another text\n", NOW)).parse().unwrap();
+        assert_eq!(policy.check(&spoiled), Err(Unbelieved::Wrong("w2".into())));
 
         let other = key("example/log", Algorithm::Ed25519);
         let forged = Checkpoint { origin: "example/log".into(), tree: tree() }.sign(&[&other], NOW);

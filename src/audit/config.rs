@@ -74,6 +74,10 @@ pub struct AuditConfig {
     /// Time without any cosignature after which no entry is taken, in seconds; 0 for never, the default.
     #[serde(default)]
     pub unwitnessed_stop_s: u64,
+    /// Starts only if one witness at least says what it holds of this log, or that it holds nothing. Default false: a
+    /// gateway whose witnesses are away starts, and stops as soon as one of them shows that it holds more.
+    #[serde(default)]
+    pub witness_at_start: bool,
     /// Serves the log, read-only, to those who may hold a copy.
     #[serde(default)]
     pub serve: Option<ServeConfig>,
@@ -225,6 +229,8 @@ impl AuditConfig {
             "unwitnessed_alarm_s: 1 to 604800"
         } else if self.unwitnessed_stop_s > 0 && self.witnesses.is_empty() {
             "unwitnessed_stop_s: there is no witness"
+        } else if self.witness_at_start && self.witnesses.is_empty() {
+            "witness_at_start: there is no witness"
         } else {
             return Ok(());
         };

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tokio::time::Instant;
 
 use super::checkpoint::{Checkpoint, Tree};
 use super::entry::{self, Entry, StartEntry, StopEntry};
-use super::files::sync_dir;
+use super::files::read_origin;
 use super::frame::{HEADER, Header, Kind, LENGTH, MAX_BODY, PER_SEGMENT, TAG};
 use super::keyring::{Keyring, Keys, RotateError};
 use super::keys::PublicKey;
-use super::medium::{Disk, Medium};
+use super::medium::{Disk, Medium, Open};
 use super::merkle::Frontier;
 use super::note::{Signature, SigningKey};
-use super::publisher::{CHECKPOINT, Order, Published, Publisher, read_checkpoint};
+use super::publisher::{CHECKPOINT, Order, Published, Publisher, WITNESSED, read_checkpoint};
 use super::receipt::{self, Decided};
 use super::recover::{RecoverError, Tail, recover};
 use super::seal::{EpochKey, SealError, epoch_day};
@@ -43,34 +43,39 @@ impl Journal {
     /// then writes an EPOCH and a START entry; both are durable when it returns. Blocks for disk work, and must be called
     /// within a tokio runtime, which will carry the answers.
     pub fn open(config: &AuditConfig, clock: Clock, start: StartInfo) -> Result<Self, OpenError> {
-        Self::open_on(config, clock, start, Arc::new(Disk))
+        let disk: Arc<dyn Medium> = Arc::new(Disk);
+        Self::open_on(config, clock, start, &disk)
     }
 
     pub(super) fn open_on(
         config: &AuditConfig,
         clock: Clock,
         start: StartInfo,
-        medium: Arc<dyn Medium>,
+        medium: &Arc<dyn Medium>,
     ) -> Result<Self, OpenError> {
         config.check()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         // Before they are read: a change meanwhile is seen.
         let keyring = Keyring::new(config, clock.now());
-        let in_dir = |source| OpenError::Io { dir: config.dir.clone(), source };
-        let lock = Arc::new(prepare_dir(config)?);
+        let in_dir = |source| OpenError::io(&config.dir, source);
+        let lock = Arc::new(prepare_dir(config, medium.as_ref())?);
         let Keys { signing: keys, recipients } = Keys::load(config)?;
-        let (mut floors, handover) = own_floor(config, &keys)?;
-        floors.extend_from_slice(&start.held);
-        let tail = recover(&config.dir, &floors, medium.as_ref()).map_err(|error| {
+        let Floor { mut trees, handover, checkpoint } = Floor::of(config, &keys)?;
+        trees.extend_from_slice(&start.held);
+        let tail = recover(&config.dir, &trees, medium.as_ref()).map_err(|error| {
             let dir = config.dir.clone();
             match error {
-                RecoverError::Io(source) => OpenError::Io { dir, source },
+                RecoverError::Io(source) => OpenError::io(&dir, source),
                 RecoverError::Corrupt { index, what } => OpenError::Corrupt { dir, index, what },
                 RecoverError::Rollback { size, signed } => OpenError::Rollback { dir, size, signed },
                 RecoverError::Fork { size } => OpenError::Fork { dir, size },
             }
         })?;
-        clear_ready(&config.dir, tail.segment).map_err(in_dir)?;
+        // The first checkpoint is made right after the first batch: a crash between the two is all that leaves none.
+        if !checkpoint && tail.last_batch > 0 {
+            return Err(OpenError::NoCheckpoint { dir: config.dir.clone(), size: tail.next });
+        }
+        clear_ready(&config.dir, tail.segment, medium.as_ref()).map_err(in_dir)?;
         let step = config.preallocate_mib << 20;
         let segments = Segments::open(&config.dir, &tail, step, medium.clone()).map_err(in_dir)?;
         let mut first = Vec::new();
@@ -78,26 +83,34 @@ impl Journal {
             first.extend(config.load_continued()?.map(|note| Entry::Continues(note.to_string())));
         }
         first.extend(handover.map(Entry::LogKey));
-        if let Some(note) = config.load_prune_authorization()? {
-            let text = note.to_string();
-            if !prune::stands_in(&config.dir, &text, tail.next).map_err(in_dir)? {
-                first.push(Entry::PruneAuth(text));
-            }
+        let authorization = config.load_prune_authorization()?.map(|note| note.to_string());
+        if let Some(text) = &authorization
+            && !prune::stands_in(&config.dir, text, tail.next).map_err(in_dir)?
+        {
+            first.push(Entry::PruneAuth(text.clone()));
         }
-        let shared = Arc::new(Shared::new(config, &tail));
+        let key = keys.first().cloned().ok_or(OpenError::Option("signing_key: there is none"))?;
+        let shared = Arc::new(Shared::new(config, &tail, keys));
+        let (latest, checkpoints) = watch::channel(None);
+        let mut publisher = Publisher::new(config, medium.clone(), clock.clone(), shared.clone(), latest)?;
+        let mut publish = || {
+            publisher.tick();
+            let failed = checkpoints.borrow().is_none();
+            if failed { Err(in_dir(io::Error::other("the first checkpoint can't be written"))) } else { Ok(()) }
+        };
+        if !checkpoint && tail.next > 0 {
+            publish()?;
+        }
         let mut writer = Writer::start(shared.clone(), segments, clock.clone(), recipients, &tail, start, first)
             .map_err(|error| match error {
                 WriteError::Seal(_) | WriteError::Epochs => OpenError::Seal,
                 WriteError::Segment(segment::WriteError::Broken(source)) => in_dir(source),
                 WriteError::Segment(segment::WriteError::NoSpace) => in_dir(io::ErrorKind::StorageFull.into()),
             })?;
-        let (latest, checkpoints) = watch::channel(None);
-        let key = keys.first().cloned().ok_or(OpenError::Option("signing_key: there is none"))?;
-        let mut publisher = Publisher::new(config, keys, medium, clock.clone(), shared.clone(), latest)?;
-        publisher.tick();
-        if checkpoints.borrow().is_none() {
-            return Err(in_dir(io::Error::other("the first checkpoint can't be written")));
+        if let Some(text) = &authorization {
+            prune::recorded(&config.dir, text, medium.as_ref()).map_err(in_dir)?;
         }
+        publish()?;
 
         let (queue, waiting) = mpsc::channel(config.queue);
         let (answers, mut batches) = mpsc::unbounded_channel::<Vec<(Waiter, Recorded)>>();
@@ -170,8 +183,8 @@ impl Journal {
     /// Uses the keys as their files are now, if they changed and are in order; otherwise those from before are used on.
     /// `None` if there is nothing to do.
     ///
-    /// Another `signing_key` is handed over to with a `LOG_KEY` entry, which is durable before the new key signs anything;
-    /// the one before must be in `previous_signing_key`, and signs checkpoints, too, until that file is gone. Receipts are
+    /// Another `signing_key` is handed over to with a `LOG_KEY` entry, which is durable before the new key signs anything,
+    /// and every checkpoint over it bears the new key's signature; the one before must be in `previous_signing_key`, and signs checkpoints, too, until that file is gone. Receipts are
     /// signed by the new key alone. Other recipients can read what is written from now on.
     pub async fn follow(&self) -> Option<Result<(), RotateError>> {
         let handle = self.handle.clone();
@@ -193,10 +206,11 @@ impl Journal {
                 return Err(RotateError::Unvouched);
             }
             let handover = rotation::handover(&handle.shared.origin, &before, next.verifier());
+            *lock(&handle.shared.next_keys) = Some(signing.clone());
             self.append(Entry::LogKey(handover)).await?;
             handle.key.store(next);
         }
-        self.order(Order::Keys(signing));
+        lock(&handle.shared.signable).keys = signing;
         *lock(&handle.shared.recipients) = Some(recipients);
         Ok(())
     }
@@ -216,6 +230,26 @@ impl Journal {
     /// The latest checkpoint; it changes about once a second while entries arrive.
     pub fn checkpoints(&self) -> watch::Receiver<Option<Arc<Published>>> {
         self.handle.checkpoints.clone()
+    }
+
+    /// Takes no further entry until a restart: somebody who remembers this log better showed that it is not what it was.
+    pub fn refute(&self, by: Refuted) {
+        let shared = &self.handle.shared;
+        let (flag, what) = match by {
+            Refuted::Shorter => (&shared.shorter, "no entry is taken: a witness holds more of this log"),
+            Refuted::Other => (&shared.other, "no entry is taken: a witness holds another past of this log"),
+        };
+        Publisher::alarm(flag, true, what);
+    }
+
+    /// One witness begins, or ceases, to say that it holds more, or another past, of this log, and does not show it.
+    pub fn doubted(&self, doubted: bool) {
+        let doubts = &self.handle.shared.doubts;
+        if doubted {
+            doubts.fetch_add(1, Ordering::AcqRel)
+        } else {
+            doubts.fetch_sub(1, Ordering::AcqRel)
+        };
     }
 
     /// Hands in a witness's cosignatures of the checkpoint with this tree; those that are not valid are dropped.
@@ -355,8 +389,10 @@ pub(super) struct Shared {
     origin: Arc<str>,
     /// Durable entries.
     pub(super) size: AtomicU64,
-    /// The tree over them.
-    pub(super) tree: Mutex<Frontier>,
+    /// What a checkpoint is made of.
+    pub(super) signable: Mutex<Signable>,
+    /// Keys that sign from the `LOG_KEY` entry on that is being written.
+    next_keys: Mutex<Option<Vec<Arc<SigningKey>>>>,
     writable: AtomicBool,
     /// The writer found no room for an entry.
     pub(super) no_space: AtomicBool,
@@ -371,19 +407,43 @@ pub(super) struct Shared {
     pub(super) unwitnessed_stop: AtomicBool,
     /// When a witness last cosigned, in microseconds; 0 for never.
     pub(super) witnessed_us: AtomicU64,
+    /// A witness showed that this log was rolled back; or rewritten. Until a restart no entry is taken.
+    shorter: AtomicBool,
+    other: AtomicBool,
+    /// Witnesses that say so and do not show it.
+    doubts: AtomicUsize,
     /// Why the log is closed, once it is.
     stop: Mutex<Option<String>>,
     /// Recipients that the writer does not know yet.
     recipients: Mutex<Option<Vec<PublicKey>>>,
 }
 
+/// The durable entries and who signs for them, which change together: a checkpoint over a `LOG_KEY` entry is signed by the
+/// key that it hands over to.
+#[derive(Debug)]
+pub(super) struct Signable {
+    pub(super) frontier: Frontier,
+    /// The key that signs; then the one before, while a rotation lasts.
+    pub(super) keys: Vec<Arc<SigningKey>>,
+}
+
+/// How a log is known not to be the one that it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refuted {
+    /// It was rolled back: somebody holds more entries of it.
+    Shorter,
+    /// It was rewritten: somebody holds others.
+    Other,
+}
+
 impl Shared {
-    fn new(config: &AuditConfig, tail: &Tail) -> Self {
+    fn new(config: &AuditConfig, tail: &Tail, keys: Vec<Arc<SigningKey>>) -> Self {
         let flag = || AtomicBool::new(false);
         Self {
             origin: config.origin.as_str().into(),
             size: AtomicU64::new(tail.next),
-            tree: Mutex::new(tail.frontier.clone()),
+            signable: Mutex::new(Signable { frontier: tail.frontier.clone(), keys }),
+            next_keys: Mutex::new(None),
             writable: AtomicBool::new(true),
             no_space: flag(),
             disk_refuses: flag(),
@@ -393,18 +453,29 @@ impl Shared {
             unwitnessed: flag(),
             unwitnessed_stop: flag(),
             witnessed_us: AtomicU64::new(0),
+            shorter: flag(),
+            other: flag(),
+            doubts: AtomicUsize::new(0),
             stop: Mutex::new(None),
             recipients: Mutex::new(None),
         }
     }
 
-    /// True while entries are refused for a reason that may pass.
+    /// True while entries are refused.
     fn refuses(&self) -> bool {
-        [&self.no_space, &self.disk_refuses, &self.unwitnessed_stop].iter().any(|flag| flag.load(Ordering::Acquire))
+        let flags = [&self.no_space, &self.disk_refuses, &self.unwitnessed_stop];
+        self.is_refuted() || flags.iter().any(|flag| flag.load(Ordering::Acquire))
+    }
+
+    /// True once a witness showed that this log is not what it was.
+    pub(super) fn is_refuted(&self) -> bool {
+        self.shorter.load(Ordering::Acquire) || self.other.load(Ordering::Acquire)
     }
 
     fn alarms(&self) -> Vec<&'static str> {
         let flags = [
+            (&self.shorter, "rolled back, a witness holds more: no entry is taken"),
+            (&self.other, "rewritten, a witness holds another past: no entry is taken"),
             (&self.no_space, "no space left for entries"),
             (&self.disk_refuses, "the disk is nearly full: no entry is taken"),
             (&self.disk_alarm, "the disk fills up"),
@@ -412,7 +483,10 @@ impl Shared {
             (&self.unwitnessed_stop, "no witness cosigns: no entry is taken"),
             (&self.unwitnessed, "no witness cosigns"),
         ];
-        flags.into_iter().filter(|(flag, _)| flag.load(Ordering::Acquire)).map(|(_, what)| what).collect()
+        let doubted = self.doubts.load(Ordering::Acquire) > 0;
+        let doubted = doubted.then_some("a witness says that it holds more, or another past, and does not show it");
+        let raised = flags.into_iter().filter(|(flag, _)| flag.load(Ordering::Acquire)).map(|(_, what)| what);
+        raised.chain(doubted).collect()
     }
 }
 
@@ -528,7 +602,7 @@ impl Writer {
             }
         }
         let reason = lock(&self.shared.stop).take();
-        if let Some(reason) = reason {
+        if let Some(reason) = reason.filter(|_| !self.shared.is_refuted()) {
             let (kind, body) = entry::encode(Entry::Stop(StopEntry { reason }));
             if let Err(error) = self.write(&mut vec![(Plain { kind, body }, ())], drop) {
                 tracing::error!(%error, size = self.next, "access log: no STOP entry");
@@ -568,6 +642,7 @@ impl Writer {
             let room = usize::try_from(PER_SEGMENT - self.next % PER_SEGMENT).unwrap_or(1);
             let first = self.next;
             let count = batch.len().min(room);
+            let hands_over = batch.iter().take(count).any(|(plain, _)| plain.kind == Kind::LOG_KEY);
             let len: usize = batch.iter().take(count).map(|(plain, _)| LENGTH + HEADER + plain.body.len() + TAG).sum();
             let made = self.segments.make_room(first / PER_SEGMENT, len as u64);
             self.shared.no_space.store(matches!(made, Err(segment::WriteError::NoSpace)), Ordering::Release);
@@ -592,9 +667,12 @@ impl Writer {
             });
             answer(recorded.collect());
             // Nobody waits for the tree.
-            let mut tree = lock(&self.shared.tree);
+            let mut signable = lock(&self.shared.signable);
             for leaf in leaves {
-                tree.push(leaf);
+                signable.frontier.push(leaf);
+            }
+            if hands_over && let Some(keys) = lock(&self.shared.next_keys).take() {
+                signable.keys = keys;
             }
         }
         Ok(())
@@ -621,25 +699,43 @@ impl Writer {
     }
 }
 
-/// What the log's own checkpoint says it must contain; and, if it was signed by the key before, the entry that hands
-/// over to the new one.
-fn own_floor(config: &AuditConfig, keys: &[Arc<SigningKey>]) -> Result<(Vec<Tree>, Option<String>), OpenError> {
-    let wrong = |what| OpenError::Checkpoint { dir: config.dir.clone(), what };
-    let Some(note) = read_checkpoint(&config.dir, CHECKPOINT)? else { return Ok((Vec::new(), None)) };
-    let checkpoint = Checkpoint::of(&note).map_err(|_| wrong("not a checkpoint"))?;
-    if checkpoint.origin != config.origin {
-        return Err(wrong("of another log"));
+/// What the log's own files say that it must contain.
+struct Floor {
+    trees: Vec<Tree>,
+    /// If the checkpoint was signed by the key before: the entry that hands over to the new one.
+    handover: Option<String>,
+    /// True if there is a checkpoint.
+    checkpoint: bool,
+}
+
+impl Floor {
+    fn of(config: &AuditConfig, keys: &[Arc<SigningKey>]) -> Result<Self, OpenError> {
+        let mut floor = Self { trees: Vec::new(), handover: None, checkpoint: false };
+        let wrong = |name, what| OpenError::Checkpoint { dir: config.dir.clone(), name, what };
+        let read = |name| {
+            let Some(note) = read_checkpoint(&config.dir, name)? else { return Ok(None) };
+            let checkpoint = Checkpoint::of(&note).map_err(|_| wrong(name, "not a checkpoint"))?;
+            if checkpoint.origin == config.origin {
+                Ok(Some((note, checkpoint.tree)))
+            } else {
+                Err(wrong(name, "of another log"))
+            }
+        };
+        // Who signed it may have gone since. Whatever stands there, a log that does not contain it is not continued.
+        floor.trees.extend(read(WITNESSED)?.map(|(_, tree)| tree));
+        let Some((note, tree)) = read(CHECKPOINT)? else { return Ok(floor) };
+        floor.checkpoint = true;
+        floor.trees.push(tree);
+        let mut keys = keys.iter();
+        let current = keys.next().ok_or_else(|| wrong(CHECKPOINT, "no key signs this log"))?;
+        if current.verifier().verify(&note).is_none() {
+            let before = keys.next().filter(|key| key.verifier().verify(&note).is_some());
+            let unsigned = "not signed by audit.signing_key or previous_signing_key";
+            let before = before.ok_or_else(|| wrong(CHECKPOINT, unsigned))?;
+            floor.handover = Some(rotation::handover(&config.origin, before, current.verifier()));
+        }
+        Ok(floor)
     }
-    let mut keys = keys.iter();
-    let current = keys.next().ok_or_else(|| wrong("no key signs this log"))?;
-    let handover = if current.verifier().verify(&note).is_some() {
-        None
-    } else {
-        let before = keys.next().filter(|key| key.verifier().verify(&note).is_some());
-        let before = before.ok_or_else(|| wrong("not signed by audit.signing_key or previous_signing_key"))?;
-        Some(rotation::handover(&config.origin, before, current.verifier()))
-    };
-    Ok((vec![checkpoint.tree], handover))
 }
 
 /// Says that nothing is written any more, however the writer ends.
@@ -652,22 +748,19 @@ impl Drop for Closed {
 }
 
 /// Creates the directory, takes its lock and checks that the log in it is the one meant. Returns the lock.
-fn prepare_dir(config: &AuditConfig) -> Result<File, OpenError> {
+fn prepare_dir(config: &AuditConfig, medium: &dyn Medium) -> Result<File, OpenError> {
     let dir = config.dir.as_path();
-    let failed = |source| OpenError::Io { dir: dir.into(), source };
-    create_dir(dir).map_err(failed)?;
-    let lock = File::options().write(true).create(true).truncate(false).open(dir.join("lock")).map_err(failed)?;
+    let failed = |source| OpenError::io(dir, source);
+    create_dir(dir, medium).map_err(failed)?;
+    let lock = medium.open(&dir.join("lock"), Open::OrMade).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => return Err(OpenError::Locked { dir: dir.into() }),
         Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
     }
-    let name = dir.join(ORIGIN_FILE);
     if scan::segments(dir).map_err(failed)?.is_empty() {
-        fs::write(&name, &config.origin).map_err(failed)?;
-        File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
-        sync_dir(dir).map_err(failed)?;
-    } else if fs::read_to_string(&name).map_err(failed)? != config.origin {
+        medium.replace(dir, ORIGIN_FILE, config.origin.as_bytes()).map_err(failed)?;
+    } else if read_origin(dir).map_err(failed)? != config.origin {
         return Err(OpenError::Origin { dir: dir.into() });
     }
     Ok(lock)
@@ -676,11 +769,11 @@ fn prepare_dir(config: &AuditConfig) -> Result<File, OpenError> {
 /// Holds the log's origin: wrapped keys open only under it.
 pub(crate) const ORIGIN_FILE: &str = "origin";
 
-fn create_dir(dir: &Path) -> io::Result<()> {
+fn create_dir(dir: &Path, medium: &dyn Medium) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
     match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+        Some(parent) if !parent.as_os_str().is_empty() => medium.sync_dir(parent),
         _ => Ok(()),
     }
 }

@@ -29,6 +29,7 @@
 //!
 //! Reading is [`reader`], key files are [`keys`].
 
+mod alarms;
 pub mod checkpoint;
 mod config;
 mod entry;
@@ -37,7 +38,9 @@ mod frame;
 mod journal;
 mod keyring;
 pub mod keys;
-mod medium;
+#[cfg(test)]
+pub(crate) mod lossy;
+pub(crate) mod medium;
 pub mod merkle;
 pub mod note;
 pub mod prune;
@@ -54,10 +57,11 @@ mod tests;
 pub mod tree;
 pub mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
+pub use self::alarms::Alarms;
 use self::checkpoint::Tree;
 pub use self::config::{AuditConfig, ContinuesConfig, DiskLimits, PeerTls, ServeConfig, WitnessConfig};
 pub use self::entry::{
@@ -66,7 +70,7 @@ pub use self::entry::{
 };
 pub(crate) use self::frame::PER_SEGMENT;
 pub(crate) use self::journal::ORIGIN_FILE;
-pub use self::journal::{Journal, Pending};
+pub use self::journal::{Journal, Pending, Refuted};
 pub use self::keyring::RotateError;
 use self::keys::KeyError;
 pub use self::publisher::Published;
@@ -221,11 +225,25 @@ pub enum OpenError {
         /// Entries signed.
         size: u64,
     },
-    /// The log's checkpoint can't be used.
-    #[error("access log {}: the checkpoint: {what}", dir.display())]
+    /// The log's entries are there and its checkpoint is not: so nobody could tell whether some are missing.
+    #[error(
+        "access log {} has {size} entries and no checkpoint: put its file `checkpoint` back, or if it is lost the one that \
+         a witness holds; without either start a new origin that continues this log",
+        dir.display()
+    )]
+    NoCheckpoint {
+        /// The log.
+        dir: PathBuf,
+        /// Entries found.
+        size: u64,
+    },
+    /// A checkpoint beside the log can't be used.
+    #[error("access log {}: the file {name}: {what}", dir.display())]
     Checkpoint {
         /// The log.
         dir: PathBuf,
+        /// Its name.
+        name: &'static str,
         /// What is wrong with it.
         what: &'static str,
     },
@@ -237,6 +255,20 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
+    /// The directory, or a file in it, can't be opened for writing.
+    #[error(
+        "access log {}: {source}: its files must be writable for the gateway's user, on a file system mounted for writing",
+        dir.display()
+    )]
+    ReadOnly {
+        /// The log.
+        dir: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// No witness said what it holds of this log.
+    #[error("no witness of the access log says what it holds, which audit.witness_at_start demands")]
+    NoWitness,
     /// A file can't be read or written.
     #[error("access log {}: {source}", dir.display())]
     Io {
@@ -251,6 +283,16 @@ pub enum OpenError {
     /// Called outside a tokio runtime: a program error.
     #[error("access log: opened outside a tokio runtime")]
     NoRuntime,
+}
+
+impl OpenError {
+    fn io(dir: &Path, source: io::Error) -> Self {
+        let dir = dir.to_owned();
+        match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Self::ReadOnly { dir, source },
+            _ => Self::Io { dir, source },
+        }
+    }
 }
 
 /// Material for tests of other rooms.

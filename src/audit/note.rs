@@ -10,7 +10,7 @@
 //! — witness.sj.example/w1 mJirIk…    ─┘
 //! ```
 //! Two algorithms: Ed25519 over the text (logs, auditors), and Ed25519 over time and text (witnesses' cosignatures, C2SP
-//! tlog-cosignature). A line of an unknown key is kept and never counted.
+//! tlog-cosignature). A line of an unknown key is never counted; a wrong one of a known key spoils the note for that key.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -95,11 +95,17 @@ impl VerifierKey {
         read(path)?.trim_ascii().parse()
     }
 
-    /// The time of `note`'s signature by this key (0 for [`Algorithm::Ed25519`]), if it has a valid one.
+    /// The time of `note`'s latest signature by this key (0 for [`Algorithm::Ed25519`]). None if it has no line of this
+    /// key, or any that is not valid.
     pub fn verify(&self, note: &Note) -> Option<Timestamp> {
-        let id = self.id();
-        let mut mine = note.signatures.iter().filter(|line| line.name == self.name && line.id == id);
-        mine.find_map(|line| self.verify_bytes(note.text.as_bytes(), &line.bytes))
+        self.verify_lines(&note.text, &note.signatures).map(|(_, time)| time)
+    }
+
+    /// As [`VerifierKey::verify`], of a text and lines that are not under it yet: the latest line, too.
+    pub fn verify_lines<'a>(&self, text: &str, lines: &'a [Signature]) -> Option<(&'a Signature, Timestamp)> {
+        let mine = lines.iter().filter(|line| line.is_of(self));
+        let valid = mine.map(|line| Some((line, self.verify_bytes(text.as_bytes(), &line.bytes)?)));
+        valid.collect::<Option<Vec<_>>>()?.into_iter().max_by_key(|(_, time)| *time)
     }
 
     /// True if `signature` is this key's over exactly these bytes.
@@ -266,12 +272,17 @@ impl Note {
         &self.text
     }
 
-    /// Adds signatures; those of a key that has signed already replace its earlier ones.
-    pub fn add(&mut self, signatures: Vec<Signature>) {
-        let same = |old: &Signature| signatures.iter().any(|new| new.name == old.name && new.id == old.id);
-        self.signatures.retain(|old| !same(old));
-        self.signatures.extend(signatures);
-        self.signatures.truncate(MAX_SIGNATURES);
+    /// Puts a signature under it, in place of an earlier one of the same key. Whoever calls has verified it.
+    pub fn add(&mut self, signature: Signature) {
+        self.signatures.retain(|old| old.name != signature.name || old.id != signature.id);
+        self.signatures.push(signature);
+    }
+
+    /// The same text with the valid signatures of these keys, one of each, and no other line.
+    #[must_use]
+    pub fn signed_by<'a>(&self, keys: impl IntoIterator<Item = &'a VerifierKey>) -> Self {
+        let valid = |key: &VerifierKey| key.verify_lines(&self.text, &self.signatures).map(|(line, _)| line.clone());
+        Self { text: self.text.clone(), signatures: keys.into_iter().filter_map(valid).collect() }
     }
 
     /// Its signatures, verified or not.
@@ -315,6 +326,13 @@ pub fn parse_signatures(lines: &str) -> Result<Vec<Signature>, NoteError> {
         signatures.push(Signature { name: checked_name(name)?, id: *id, bytes: bytes.to_vec() });
     }
     Ok(signatures)
+}
+
+impl Signature {
+    /// True if it bears the key's name and id; whether the key made it, [`VerifierKey::verify`] tells.
+    pub fn is_of(&self, key: &VerifierKey) -> bool {
+        self.name == key.name && self.id == key.id()
+    }
 }
 
 impl fmt::Display for Signature {
@@ -394,7 +412,7 @@ mod tests {
         let witness = SigningKey::generate("example/w", Algorithm::Cosignature).unwrap();
         let stranger = SigningKey::generate("example/log", Algorithm::Ed25519).unwrap();
         let mut note = Note::sign("a\n\nb".into(), &[&log], NOW);
-        note.add(vec![witness.sign(note.text(), NOW)]);
+        note.add(witness.sign(note.text(), NOW));
         let read: Note = note.to_string().parse().unwrap();
         assert_eq!((read.text(), &read), ("a\n\nb\n", &note));
         assert_eq!(log.verifier().verify(&read), Some(Timestamp::default()));
@@ -403,8 +421,27 @@ mod tests {
         let changed: Note = note.to_string().replace('b', "c").parse().unwrap();
         assert_eq!((log.verifier().verify(&changed), witness.verifier().verify(&changed)), (None, None));
         // A later cosignature of the same witness takes the place of the earlier one.
-        note.add(vec![witness.sign(note.text(), NOW.plus(std::time::Duration::from_secs(9)))]);
+        note.add(witness.sign(note.text(), NOW.plus(std::time::Duration::from_secs(9))));
         assert_eq!(note.signatures().len(), 2);
+        let kept = note.signed_by([log.verifier(), stranger.verifier()]);
+        assert_eq!((kept.text(), kept.signatures().len()), (note.text(), 1));
+        assert!(log.verifier().verify(&kept).is_some());
+    }
+
+    #[test]
+    fn a_wrong_line_of_a_known_key_spoils_the_note_for_that_key() {
+        let log = SigningKey::generate("example/log", Algorithm::Ed25519).unwrap();
+        let witness = SigningKey::generate("example/w", Algorithm::Cosignature).unwrap();
+        let good = Note::sign("a\n".into(), &[&log, &witness], NOW);
+        for key in [&log, &witness] {
+            let wrong = key.sign("b\n", NOW);
+            let lines: Vec<_> = good.signatures().iter().map(ToString::to_string).collect();
+            for order in [format!("{wrong}\n{}\n", lines.join("\n")), format!("{}\n{wrong}\n", lines.join("\n"))] {
+                let note: Note = format!("a\n\n{order}").parse().unwrap();
+                assert_eq!(key.verifier().verify(&note), None);
+                assert!([&log, &witness].iter().filter(|key| key.verifier().verify(&note).is_some()).count() == 1);
+            }
+        }
     }
 
     #[test]

@@ -13,9 +13,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::checkpoint::decimal;
+use super::files::{read_origin, read_small};
 use super::frame::{Kind, PER_SEGMENT, parse};
-use super::journal::ORIGIN_FILE;
-use super::note::{Note, SigningKey, VerifierKey};
+use super::medium::{Disk, Medium};
+use super::note::{MAX_NOTE, Note, SigningKey, VerifierKey};
 use super::scan::{file_name, segments};
 use super::tree::{LogTree, TreeError, kept_root};
 use crate::clock::Timestamp;
@@ -37,8 +38,19 @@ pub fn allowed_below(note: &Note, origin: &str, auditors: &[VerifierKey]) -> Opt
     auditors.iter().any(|key| key.verify(note).is_some()).then_some(below)
 }
 
+/// The permission that is known to stand in the log, so that a start need not read all of it to find out.
+const RECORDED: &str = "prune_authorization";
+
+/// Remembers that this permission stands in the log.
+pub(super) fn recorded(dir: &Path, note: &str, medium: &dyn Medium) -> io::Result<()> {
+    medium.replace(dir, RECORDED, note.as_bytes())
+}
+
 /// True if the log of `size` entries holds this very permission already.
 pub(super) fn stands_in(dir: &Path, note: &str, size: u64) -> io::Result<bool> {
+    if read_small(&dir.join(RECORDED), MAX_NOTE)?.is_some_and(|recorded| recorded == note.as_bytes()) {
+        return Ok(true);
+    }
     let first = segments(dir)?.first().copied().unwrap_or_default();
     let mut tree = LogTree::from_segment(dir, first).map_err(io::Error::other)?;
     while tree.size() < size {
@@ -83,7 +95,7 @@ pub fn prune(
     now: Timestamp,
     delete: bool,
 ) -> Result<Pruned, PruneError> {
-    let origin = fs::read_to_string(dir.join(ORIGIN_FILE))?;
+    let origin = read_origin(dir)?;
     let numbers = segments(dir)?;
     let (Some(first), Some(last)) = (numbers.first().copied(), numbers.last().copied()) else {
         return Err(PruneError::NotAllowed);
@@ -138,7 +150,7 @@ pub fn prune(
         for segment in first..end {
             fs::remove_file(dir.join(file_name(segment)))?;
         }
-        super::files::sync_dir(dir)?;
+        Disk.sync_dir(dir)?;
     }
     Ok(pruned)
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::entry::{AccessEntry, DecodeError, Entry, Outcome, decode};
+use super::files::read_origin;
 use super::frame::{Header, Kind, LENGTH, PER_SEGMENT, parse};
-use super::journal::ORIGIN_FILE;
 use super::keys::PrivateKey;
 use super::merkle::leaf_hash;
 use super::scan::{Window, file_name, segments};
@@ -52,7 +52,7 @@ impl LogReader {
     /// Opens the log in `dir`, to be read with these keys: auditors' keys change with the months. Changes nothing there and
     /// takes no lock.
     pub fn open(dir: &Path, keys: impl Into<Vec<PrivateKey>>) -> Result<Self, ReadError> {
-        let origin = fs::read_to_string(dir.join(ORIGIN_FILE))?;
+        let origin = read_origin(dir)?;
         let first = segments(dir)?.first().copied().unwrap_or_default();
         Ok(Self {
             dir: dir.into(),

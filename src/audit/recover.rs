@@ -12,14 +12,14 @@
 //! Read are the segments from the lowest floor on, the last two always. Of older ones the kept hashes count, and the
 //! floor's root tells whether they are right: a restart takes as long for a year's log as for a day's.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::checkpoint::Tree;
 use super::frame::{LENGTH, PER_SEGMENT};
-use super::medium::Medium;
+use super::medium::{Medium, Open};
 use super::merkle::{Frontier, leaf_hash};
 use super::scan::{Window, file_name, segments};
 use super::tree::{self, LogTree, TreeError};
@@ -33,6 +33,8 @@ pub(super) struct Tail {
     pub(super) offset: u64,
     /// Index of the log's next entry: the log's size.
     pub(super) next: u64,
+    /// Index of the first entry of the last batch; 0 for an empty log.
+    pub(super) last_batch: u64,
     /// Number of the last epoch; 0 for an empty log.
     pub(super) epoch: u32,
     /// The tree over all entries.
@@ -70,6 +72,7 @@ pub(super) fn recover(dir: &Path, floors: &[Tree], medium: &dyn Medium) -> Resul
     // What lies before the first segment that is left was held against its floors when it was pruned.
     let floors: Vec<_> = floors.iter().copied().filter(|floor| floor.size >= first * PER_SEGMENT).collect();
     let signed = floors.iter().map(|floor| floor.size).max().unwrap_or_default();
+    let floors = without_kept(dir, floors, signed, last)?;
     if signed > (last + 1) * PER_SEGMENT {
         return Err(RecoverError::Rollback { size: (last + 1) * PER_SEGMENT, signed });
     }
@@ -118,6 +121,22 @@ pub(super) fn recover(dir: &Path, floors: &[Tree], medium: &dyn Medium) -> Resul
     Ok(walk.tail)
 }
 
+/// The floors that must be walked to. Those far behind the highest one are answered by the kept hashes, if these fit: a
+/// witness that has been away for a year makes no restart long.
+fn without_kept(dir: &Path, floors: Vec<Tree>, signed: u64, last: u64) -> Result<Vec<Tree>, RecoverError> {
+    let recent = last.saturating_sub(1) * PER_SEGMENT;
+    if floors.iter().all(|floor| floor.size == signed || floor.size >= recent) {
+        return Ok(floors);
+    }
+    let mut kept = LogTree::open(dir).map_err(damaged)?;
+    let mut left = floors;
+    left.retain(|floor| {
+        let near = floor.size == signed || floor.size >= recent;
+        near || !kept.tree(floor.size).is_ok_and(|tree| tree.root == floor.root)
+    });
+    Ok(left)
+}
+
 /// A floor's root does not fit. Either entries were rewritten, or only the kept hashes are wrong: then they are thrown
 /// away and the entries themselves decide.
 fn refuse_fork(dir: &Path, floors: &[Tree], first: u64) -> Result<(), RecoverError> {
@@ -143,6 +162,7 @@ fn damaged(error: TreeError) -> RecoverError {
         TreeError::Io(error) => RecoverError::Io(error),
         TreeError::Missing { index } => corrupt(index, "damaged, and a later segment exists"),
         TreeError::Pruned { segment } => corrupt(segment * PER_SEGMENT, "its segment is missing"),
+        TreeError::Unsigned { size } => RecoverError::Fork { size },
     }
 }
 
@@ -169,7 +189,7 @@ impl Walk {
             self.tail.frontier.push(leaf);
             self.tail.offset += (LENGTH + length) as u64;
             self.tail.next += 1;
-            self.tail.epoch = header.epoch;
+            (self.tail.epoch, self.tail.last_batch) = (header.epoch, header.batch_start());
             if self.tail.next == signed {
                 self.keep = self.tail.offset;
             }
@@ -190,13 +210,12 @@ impl Walk {
 /// Cuts the segment at its end and writes everything behind the floor once more: after a failed sync the page cache may
 /// show bytes that never reached the disk, and what is signed next rests on them.
 fn renew(dir: &Path, walk: &Walk, medium: &dyn Medium) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(dir.join(file_name(walk.tail.segment)))?;
+    let file = medium.open(&dir.join(file_name(walk.tail.segment)), Open::Existing)?;
     let mut bytes = vec![0; usize::try_from(walk.tail.offset - walk.keep).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, walk.keep)?;
     medium.write(&file, &bytes, walk.keep)?;
-    file.set_len(walk.tail.offset)?;
-    medium.sync(&file)?;
-    file.sync_all()
+    medium.cut(&file, walk.tail.offset)?;
+    medium.sync(&file)
 }
 
 fn open(dir: &Path, segment: u64) -> io::Result<Window> {

@@ -19,14 +19,19 @@ pub(crate) fn file_name(segment: u64) -> String {
     format!("{segment:010}{SUFFIX}")
 }
 
+/// The number of the segment whose file has that name: ten digits, so that no index of an entry overflows.
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    let canonical = digits.len() == 10 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    canonical.then(|| digits.parse().ok())?
+}
+
 /// Numbers of the segments in a directory, ascending.
 pub(super) fn segments(dir: &std::path::Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).and_then(|digits| digits.parse().ok());
-        // Only canonical names: `+1.seg` is no segment of ours.
-        numbers.extend(number.filter(|number| name.to_str() == Some(&file_name(*number))));
+        numbers.extend(name.to_str().and_then(number_of));
     }
     numbers.sort_unstable();
     Ok(numbers)

@@ -1,14 +1,13 @@
 //! The segment files being written: zero-filled ahead, one write and one `fdatasync` per batch, the next segment's file
 //! made ready before it is needed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::sync_dir;
-use super::medium::{Medium, is_full};
+use super::medium::{Medium, Open, is_full};
 use super::recover::Tail;
 use super::scan::file_name;
 
@@ -42,21 +41,22 @@ pub(super) struct Segments {
 impl Segments {
     /// Opens the segment where recovery found the log's end, or creates the first one. `step` is in bytes.
     pub(super) fn open(dir: &Path, tail: &Tail, step: u64, medium: Arc<dyn Medium>) -> io::Result<Self> {
-        let file = open_file(dir, tail.segment)?;
+        let file = open_file(dir, tail.segment, medium.as_ref())?;
         let allocated = file.metadata()?.len();
         Ok(Self { dir: dir.into(), medium, step, number: tail.segment, file, offset: tail.offset, allocated })
     }
 
     /// Makes room for a batch of at most `len` bytes in segment `number`: this one, or the next. The one before gives
-    /// back its unused zeros. So that a batch's sync need not make a new size durable, the file is zero-filled ahead.
+    /// back its unused zeros. So that a batch's sync need not make a new size durable, the file is zero-filled ahead; the
+    /// sync of the next batch carries the zeros, too.
     pub(super) fn make_room(&mut self, number: u64, len: u64) -> Result<(), WriteError> {
         if number != self.number {
             if self.allocated != self.offset {
-                self.file.set_len(self.offset)?;
+                self.medium.cut(&self.file, self.offset)?;
                 self.medium.sync(&self.file)?;
                 self.allocated = self.offset;
             }
-            self.file = take_ready(&self.dir, number).map_err(no_space)?;
+            self.file = take_ready(&self.dir, number, self.medium.as_ref()).map_err(no_space)?;
             (self.number, self.offset, self.allocated) = (number, 0, self.file.metadata()?.len());
         }
         let needed = self.offset + len;
@@ -70,7 +70,7 @@ impl Segments {
             self.medium.write(&self.file, zeros, self.allocated).map_err(no_space)?;
             self.allocated += len as u64;
         }
-        Ok(self.medium.sync(&self.file)?)
+        Ok(())
     }
 
     /// Appends the bytes of one batch, for which there is room. When it returns `Ok`, they are durable; after an error
@@ -115,43 +115,51 @@ pub(super) fn make_ready(dir: &Path, number: u64, len: u64, medium: &dyn Medium)
     if ready.exists() || dir.join(file_name(number)).exists() {
         return Ok(());
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&beside)?;
-    let mut at = 0;
-    while at < len {
-        let count = usize::try_from(len - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
-        medium.write(&file, ZEROS.get(..count).unwrap_or(ZEROS), at)?;
-        at += count as u64;
+    medium.remove(&beside)?;
+    let made = || {
+        let file = medium.open(&beside, Open::New)?;
+        let mut at = 0;
+        while at < len {
+            let count = usize::try_from(len - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
+            medium.write(&file, ZEROS.get(..count).unwrap_or(ZEROS), at)?;
+            at += count as u64;
+        }
+        // Now, so that the first batch in it waits for itself alone. The name is for good once the file is taken.
+        medium.sync(&file)?;
+        medium.rename(&beside, &ready)
+    };
+    let made = made();
+    if made.is_err() {
+        // A full disk is not helped by half a reserve.
+        medium.remove(&beside)?;
     }
-    medium.sync(&file)?;
-    fs::rename(&beside, &ready)?;
-    sync_dir(dir)
+    made
 }
 
 /// Removes files made ready for segments that exist by now.
-pub(super) fn clear_ready(dir: &Path, last: u64) -> io::Result<()> {
+pub(super) fn clear_ready(dir: &Path, last: u64, medium: &dyn Medium) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
         let number = name.strip_suffix(".next").and_then(|digits| digits.parse::<u64>().ok());
         if name.ends_with(".making") || number.is_some_and(|number| number != last + 1) {
-            fs::remove_file(dir.join(name))?;
+            medium.remove(&dir.join(name))?;
         }
     }
     Ok(())
 }
 
 /// The file of the next segment: the one made ready, or a new one.
-fn take_ready(dir: &Path, number: u64) -> io::Result<File> {
-    match fs::rename(dir.join(ready_name(number)), dir.join(file_name(number))) {
+fn take_ready(dir: &Path, number: u64, medium: &dyn Medium) -> io::Result<File> {
+    match medium.rename(&dir.join(ready_name(number)), &dir.join(file_name(number))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    open_file(dir, number)
+    open_file(dir, number, medium)
 }
 
-fn open_file(dir: &Path, number: u64) -> io::Result<File> {
-    let path = dir.join(file_name(number));
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
-    sync_dir(dir)?;
+fn open_file(dir: &Path, number: u64, medium: &dyn Medium) -> io::Result<File> {
+    let file = medium.open(&dir.join(file_name(number)), Open::OrMade)?;
+    medium.sync_dir(dir)?;
     Ok(file)
 }

@@ -1,5 +1,6 @@
 //! The log as a whole: what it keeps, what it finds, how it fails.
 
+mod power;
 mod signed;
 mod tamper;
 
@@ -16,7 +17,7 @@ use futures_util::future::join_all;
 
 use super::frame::{Header, LENGTH, PER_SEGMENT, TAG};
 use super::keys::PrivateKey;
-use super::medium::{Disk, Medium, Space};
+use super::medium::{Disk, Medium, Open, Space};
 use super::note::{Algorithm, SigningKey};
 use super::reader::{Content, LogReader, LoggedEntry, ReadError, Search};
 use super::recover::{RecoverError, Tail};
@@ -64,8 +65,13 @@ impl Site {
         self.try_open().unwrap()
     }
 
+    fn try_open_on(&self, medium: &(impl Medium + Clone)) -> Result<Journal, OpenError> {
+        let medium: Arc<dyn Medium> = Arc::new(medium.clone());
+        Journal::open_on(&self.config, self.clock.clone(), start(), &medium)
+    }
+
     fn open_on(&self, faults: &Faulty) -> Journal {
-        Journal::open_on(&self.config, self.clock.clone(), start(), Arc::new(faults.clone())).unwrap()
+        self.try_open_on(faults).unwrap()
     }
 
     /// Opens again as soon as the writer of a dropped journal has let go of the lock.
@@ -77,6 +83,20 @@ impl Site {
             }
         }
         panic!("still locked");
+    }
+
+    /// One that a witness cosigns, and checkpoints as fast as can be.
+    fn with_witness() -> Self {
+        let mut site = Self::new();
+        let vkey = site.dir.path().join("witness.vkey");
+        site.witness().write_public(&vkey).unwrap();
+        site.config.witnesses = vec![WitnessConfig { vkey, url: "http://127.0.0.1:1".into(), tls: None }];
+        site.config.checkpoint_ms = 10;
+        site
+    }
+
+    fn witness(&self) -> SigningKey {
+        SigningKey::load(&self.dir.path().join("witness")).unwrap()
     }
 
     fn key(&self, name: &str) -> PrivateKey {
@@ -151,7 +171,7 @@ fn flip(path: &Path, offset: u64) {
 }
 
 /// A disk that fails or stalls when told to.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 struct Faulty {
     /// Half of a write reaches the disk, then it fails.
     write: Arc<AtomicBool>,
@@ -167,10 +187,24 @@ struct Faulty {
     used: Arc<AtomicU64>,
     /// Small files can't be written.
     small: Arc<AtomicBool>,
+    /// Nothing can be written, or opened for it.
+    read_only: Arc<AtomicBool>,
+}
+
+impl Faulty {
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only.load(Ordering::SeqCst) { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
+    }
 }
 
 impl Medium for Faulty {
+    fn open(&self, path: &Path, how: Open) -> io::Result<File> {
+        self.writable()?;
+        Disk.open(path, how)
+    }
+
     fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.writable()?;
         if self.write.load(Ordering::SeqCst) {
             file.write_all_at(&bytes[..bytes.len() / 2], at)?;
             return Err(io::Error::from(io::ErrorKind::StorageFull));
@@ -332,6 +366,7 @@ async fn a_batch_torn_anywhere_is_cut_off_and_all_before_it_stays() {
 async fn a_torn_log_goes_on_after_its_last_whole_entry() {
     let site = Site::new();
     let journal = site.open();
+    let first = fs::read(site.config.dir.join("checkpoint")).unwrap();
     let kept = journal.append(look(PERSON)).await.unwrap();
     let lost = journal.append(look("torn")).await.unwrap();
     journal.close("drained");
@@ -340,7 +375,7 @@ async fn a_torn_log_goes_on_after_its_last_whole_entry() {
     let file = File::options().write(true).open(site.segment(0)).unwrap();
     file.write_all_at(&[0xab; 900], stop + 20).unwrap();
     // It was not signed yet when the power failed.
-    fs::remove_file(site.config.dir.join("checkpoint")).unwrap();
+    fs::write(site.config.dir.join("checkpoint"), first).unwrap();
     let unfinished = site.read();
     assert!(matches!(unfinished.last(), Some(Err(ReadError::Unfinished { index })) if *index == lost.index()));
     let journal = site.open();
@@ -634,7 +669,8 @@ async fn a_full_segment_rolls_over_and_both_must_be_whole() {
     let tail = recover(&dir).unwrap();
     assert_eq!((tail.segment, tail.offset, tail.next, tail.epoch), (1, 0, PER_SEGMENT, 1));
 
-    // Holes between segments, and before the first.
+    // Holes between segments, and before the first, of which no hashes are kept.
+    drop(fs::remove_file(dir.join("0000000000.tiles")));
     fs::copy(site.segment(1), site.segment(2)).unwrap();
     fs::remove_file(site.segment(1)).unwrap();
     assert!(matches!(recover(&dir), Err(RecoverError::Corrupt { index: PER_SEGMENT, .. })));

@@ -7,13 +7,15 @@
 //! ```
 //! A damaged `.tiles` file makes proofs that do not hold, never proofs that hold wrongly: the signed root decides.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checkpoint::Tree;
+use super::files::read_small;
 use super::frame::{Header, LENGTH, PER_SEGMENT};
+use super::medium::Medium;
 use super::merkle::{self, Frontier, Hash, Nodes, leaf_hash};
 use super::scan::{Window, file_name, segments};
 
@@ -35,8 +37,10 @@ const TILES_FILE: usize = (SEGMENT_LEN + TILE_LEN) * HASH + (TILE_LEN + 1) * 4;
 #[derive(Debug)]
 pub struct LogTree {
     dir: PathBuf,
-    /// Keep the hashes of full segments in files?
-    keep: bool,
+    /// Keeps the hashes of segments that become full, if any does.
+    keep: Option<Arc<dyn Medium>>,
+    /// Trust the hashes that are kept?
+    trust: bool,
     /// Roots of the full segments.
     roots: Vec<Hash>,
     /// The last, unfinished segment.
@@ -70,28 +74,38 @@ impl std::fmt::Debug for Growing {
 
 impl LogTree {
     /// The tree of the log in `dir`, of the full segments whose hashes are kept there; [`LogTree::grow`] takes it further.
-    /// If `keep`, hashes of segments that become full are kept, too; a copy that is examined is better left alone.
-    pub fn open(dir: &Path, keep: bool) -> Result<Self, TreeError> {
-        let mut roots = Vec::new();
-        while let Some(root) = kept_root(dir, roots.len() as u64)? {
-            roots.push(root);
+    /// Changes nothing there.
+    pub fn open(dir: &Path) -> Result<Self, TreeError> {
+        let mut tree = Self { trust: true, ..Self::from_entries(dir) };
+        while let Some(root) = kept_root(dir, tree.roots.len() as u64)? {
+            tree.roots.push(root);
         }
-        Ok(Self { dir: dir.into(), keep, roots, growing: Growing::default(), recent: None })
+        Ok(tree)
+    }
+
+    /// As [`LogTree::open`], and keeps the hashes of segments that become full.
+    pub(super) fn keeping(dir: &Path, medium: Arc<dyn Medium>) -> Result<Self, TreeError> {
+        Ok(Self { keep: Some(medium), ..Self::open(dir)? })
     }
 
     /// As [`LogTree::open`], and trusts no kept hash: every entry is read.
     pub fn from_entries(dir: &Path) -> Self {
-        Self { dir: dir.into(), keep: false, roots: Vec::new(), growing: Growing::default(), recent: None }
+        let (roots, growing) = (Vec::new(), Growing::default());
+        Self { dir: dir.into(), keep: None, trust: false, roots, growing, recent: None }
     }
 
-    /// As [`LogTree::from_entries`], from the first segment that is not pruned on. If `keep`, hashes of segments that are
-    /// or become full are kept.
-    pub fn from_first(dir: &Path, keep: bool) -> Result<Self, TreeError> {
-        let first = segments(dir)?.first().copied().unwrap_or_default();
-        Ok(Self { keep, ..Self::from_segment(dir, first)? })
+    /// As [`LogTree::from_entries`], from the first segment that is not pruned on: of what was before, only the kept hashes
+    /// are left.
+    pub fn from_first(dir: &Path) -> Result<Self, TreeError> {
+        Self::from_segment(dir, segments(dir)?.first().copied().unwrap_or_default())
     }
 
-    /// As [`LogTree::from_entries`], from segment `first` on; of pruned ones before, only the kept hashes are left.
+    /// As [`LogTree::from_first`], and keeps the hashes of segments that are or become full.
+    pub(crate) fn keeping_from_first(dir: &Path, medium: Arc<dyn Medium>) -> Result<Self, TreeError> {
+        Ok(Self { keep: Some(medium), ..Self::from_first(dir)? })
+    }
+
+    /// As [`LogTree::from_entries`], from segment `first` on.
     pub(super) fn from_segment(dir: &Path, first: u64) -> Result<Self, TreeError> {
         let mut tree = Self::from_entries(dir);
         for segment in 0..first {
@@ -105,14 +119,20 @@ impl LogTree {
 
     /// True if no hashes of a full segment are kept, or the right ones.
     pub(super) fn kept_are_right(&mut self, segment: u64) -> Result<bool, TreeError> {
-        match fs::read(self.dir.join(tiles_name(segment))) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        match read_small(&self.dir.join(tiles_name(segment)), TILES_FILE) {
+            Ok(None) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(false),
             Err(error) => Err(error.into()),
-            Ok(kept) => match &self.recent {
+            Ok(Some(kept)) => match &self.recent {
                 Some((number, hashes)) if *number == segment => Ok(hashes.to_bytes() == kept),
                 _ => Ok(Hashes::of_segment(&self.dir, segment)?.to_bytes() == kept),
             },
         }
+    }
+
+    /// The log's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Entries in the tree.
@@ -123,6 +143,14 @@ impl LogTree {
     /// Offset behind the last entry, in its segment.
     pub(crate) fn end(&self) -> u64 {
         self.growing.hashes.end.into()
+    }
+
+    /// Offset behind the last entry of the segment read last; right after it became full, too.
+    pub(super) fn segment_end(&self) -> u64 {
+        match &self.recent {
+            Some((_, full)) if self.growing.hashes.leaves.is_empty() => full.end.into(),
+            _ => self.end(),
+        }
     }
 
     /// Reads on until the tree has `size` entries; does nothing if it has them.
@@ -244,11 +272,11 @@ impl LogTree {
     fn seal(&mut self, segment: u64) -> Result<(), TreeError> {
         let full = std::mem::take(&mut self.growing).hashes;
         self.roots.push(full.root());
-        if self.keep {
+        if let Some(medium) = &self.keep {
             let (name, bytes) = (tiles_name(segment), full.to_bytes());
             // Who opens a log reads all of it again: what is right stays.
-            if fs::read(self.dir.join(&name)).ok().as_deref() != Some(bytes.as_slice()) {
-                super::files::replace(&self.dir, &name, &bytes)?;
+            if read_small(&self.dir.join(&name), TILES_FILE).ok().flatten().as_ref() != Some(&bytes) {
+                medium.replace(&self.dir, &name, &bytes)?;
             }
         }
         self.recent = Some((segment, Arc::new(full)));
@@ -261,7 +289,12 @@ impl LogTree {
         {
             return Ok(hashes.clone());
         }
-        let kept = fs::read(self.dir.join(tiles_name(segment))).ok().and_then(|bytes| Hashes::from_bytes(&bytes));
+        let kept = if self.trust || !self.dir.join(file_name(segment)).exists() {
+            let bytes = read_small(&self.dir.join(tiles_name(segment)), TILES_FILE).ok().flatten();
+            bytes.and_then(|bytes| Hashes::from_bytes(&bytes))
+        } else {
+            None
+        };
         let hashes = match kept {
             Some(hashes) => hashes,
             None => Hashes::of_segment(&self.dir, segment)?,
@@ -555,6 +588,12 @@ pub enum TreeError {
     Pruned {
         /// Number of the segment.
         segment: u64,
+    },
+    /// The entries are not those that were signed.
+    #[error("the first {size} entries are not those that were signed")]
+    Unsigned {
+        /// How many.
+        size: u64,
     },
     /// A file can't be read or written.
     #[error(transparent)]

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use super::checkpoint::{Believed, Checkpoint, Policy, Tree, Unbelieved};
-use super::files::read_small;
+use super::files::{read_origin, read_small};
 use super::frame::{Header, Kind, PER_SEGMENT};
 use super::note::{MAX_NOTE, Note, VerifierKey};
 use super::prune;
@@ -31,6 +31,8 @@ pub struct Held {
 /// What was found.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
+    /// Name of the log.
+    pub origin: String,
     /// Entries read.
     pub size: u64,
     /// The first entry that is not pruned.
@@ -58,6 +60,8 @@ pub struct Trust {
     pub policy: Option<Policy>,
     /// Auditors who may allow to delete old entries.
     pub auditors: Vec<VerifierKey>,
+    /// The log that it must be. A policy may know several, and one of them is not the other.
+    pub origin: Option<String>,
 }
 
 /// Checks the log in `dir`. `progress` is told how many bytes of how many are read.
@@ -67,13 +71,16 @@ pub struct Trust {
 pub fn verify(dir: &Path, trust: &Trust, held: Vec<Held>, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Report> {
     let mut check = Check {
         dir,
-        origin: fs::read_to_string(dir.join(super::journal::ORIGIN_FILE)).unwrap_or_default(),
         policy: trust.policy.clone(),
         auditors: &trust.auditors,
         trees: BTreeMap::new(),
+        handovers: Vec::new(),
         pruned_by: None,
-        report: Report::default(),
+        report: Report { origin: read_origin(dir).unwrap_or_default(), ..Report::default() },
     };
+    if let Some(origin) = trust.origin.as_ref().filter(|origin| **origin != check.report.origin) {
+        check.fault(format!("this is the log {}, not {origin}", check.report.origin));
+    }
     let mut notes = held;
     for name in [WITNESSED, CHECKPOINT] {
         match read_note(&dir.join(name)) {
@@ -101,11 +108,12 @@ pub fn read_note(path: &Path) -> io::Result<Option<Note>> {
 
 struct Check<'a> {
     dir: &'a Path,
-    origin: String,
     policy: Option<Policy>,
     auditors: &'a [VerifierKey],
     /// Trees of the sizes that notes speak of.
     trees: BTreeMap<u64, Tree>,
+    /// Keys that the log went over to, and the index of the entry that says so: whatever is larger must bear their signature.
+    handovers: Vec<(u64, VerifierKey)>,
     /// The first entry that a believed authorisation leaves.
     pruned_by: Option<u64>,
     report: Report,
@@ -158,7 +166,9 @@ impl Check<'_> {
                     self.report.notes.push(format!("the kept hashes of segment {done} are wrong; delete that file"));
                 }
                 let place = usize::try_from(done - first).unwrap_or(usize::MAX);
-                read += lengths.get(place).copied().unwrap_or_default();
+                let length = lengths.get(place).copied().unwrap_or_default();
+                self.trailing(&tree, done, numbers.last() == Some(&done), length)?;
+                read += length;
                 progress(read, total);
             }
         }
@@ -177,7 +187,7 @@ impl Check<'_> {
         *self.report.kinds.entry(header.kind.name()).or_default() += 1;
         self.report.times = Some((self.report.times.map_or(header.time, |(first, _)| first), header.time));
         let in_order = before.is_none_or(|before| {
-            let place = header.batch_pos == 0 || header.batch_pos == before.batch_pos + 1;
+            let place = header.batch_pos == 0 || before.batch_pos.checked_add(1) == Some(header.batch_pos);
             header.epoch >= before.epoch && place
         });
         if !in_order {
@@ -191,20 +201,30 @@ impl Check<'_> {
         let body = std::str::from_utf8(body).unwrap_or_default();
         if header.kind == Kind::PRUNE_AUTH {
             let note = body.parse::<Note>().ok();
-            let below = note.and_then(|note| prune::allowed_below(&note, &self.origin, self.auditors));
+            let below = note.and_then(|note| prune::allowed_below(&note, &self.report.origin, self.auditors));
             self.pruned_by = self.pruned_by.max(below);
             return;
         }
         if header.kind == Kind::CONTINUES {
             return self.continues(header.seq, body);
         }
+        self.handover(header.seq, body);
+    }
+
+    /// A `LOG_KEY` entry: only the key that signs then may hand over. After a crash the same handover may stand there again.
+    fn handover(&mut self, index: u64, body: &str) {
         let Some(policy) = &mut self.policy else { return };
-        match rotation::next_key(body, &self.origin, policy) {
+        let (current, origin) = (self.handovers.last().map(|(_, key)| key.clone()), &self.report.origin);
+        let signer = current.clone().map_or_else(|| policy.clone(), |key| Policy::of_logs(vec![key]));
+        let again = || rotation::next_key(body, origin, policy).filter(|key| Some(key) == current.as_ref());
+        match rotation::next_key(body, origin, &signer) {
             Some(key) => {
-                self.report.notes.push(format!("entry {}: the log goes over to the key {key}", header.seq));
-                policy.add_log(key);
+                self.report.notes.push(format!("entry {index}: the log goes over to the key {key}"));
+                policy.add_log(key.clone());
+                self.handovers.push((index, key));
             }
-            None => self.fault(format!("entry {}: a new key that no believed key has signed", header.seq)),
+            None if again().is_some() => {}
+            None => self.fault(format!("entry {index}: a new key that the key of then has not signed")),
         }
     }
 
@@ -215,7 +235,7 @@ impl Check<'_> {
         let (Some(note), Some(Checkpoint { origin, tree })) = (note, checkpoint) else {
             return self.fault(format!("entry {seq}: CONTINUES names no checkpoint"));
         };
-        if seq != 0 || origin == self.origin {
+        if seq != 0 || origin == self.report.origin {
             return self.fault(format!("entry {seq}: CONTINUES stands at the beginning and names another log"));
         }
         let of_origin = |key: &&VerifierKey| key.name() == origin;
@@ -229,6 +249,25 @@ impl Check<'_> {
         };
         let size = tree.size;
         self.report.notes.push(format!("continues the log {origin} of {size} entries, {signed}"));
+    }
+
+    /// True if a checkpoint of that size bears the signature of the key that the log had gone over to by then.
+    fn in_force(&self, note: &Note, size: u64) -> bool {
+        let current = self.handovers.iter().rev().find(|(index, _)| *index < size);
+        current.is_none_or(|(_, key)| key.verify(note).is_some())
+    }
+
+    /// Bytes behind the last entry of a full segment are none of the log's; only the one that is written may have zeros
+    /// there.
+    fn trailing(&mut self, tree: &LogTree, segment: u64, last: bool, length: u64) -> io::Result<()> {
+        let end = tree.segment_end();
+        let zeros = |dir: &Path| -> io::Result<bool> {
+            Ok(Window::new(fs::File::open(dir.join(file_name(segment)))?).data_end(end)? == end)
+        };
+        if length != end && !(last && zeros(self.dir)?) {
+            self.fault(format!("segment {segment}: bytes behind its last entry"));
+        }
+        Ok(())
     }
 
     /// What stands where no whole entry follows: nothing, a torn batch, or damage.
@@ -268,6 +307,9 @@ impl Check<'_> {
                     .map_err(|_| Unbelieved::Form),
             };
             match believed {
+                Ok(Believed { checkpoint, .. }) if !self.in_force(&held.note, checkpoint.tree.size) => {
+                    self.fault(format!("{}: signed by a key that the log had handed over from", held.name));
+                }
                 Ok(believed) => {
                     self.hold(&held.name, &believed.checkpoint);
                     if best.as_ref().is_none_or(|best| best.checkpoint.tree.size < believed.checkpoint.tree.size) {
@@ -276,7 +318,8 @@ impl Check<'_> {
                 }
                 // The newest checkpoint waits for its cosignatures; but it is signed, so it binds.
                 Err(error @ Unbelieved::Quorum { .. }) => {
-                    if let Ok(checkpoint) = Checkpoint::of(&held.note) {
+                    let checkpoint = Checkpoint::of(&held.note).ok();
+                    if let Some(checkpoint) = checkpoint.filter(|found| self.in_force(&held.note, found.tree.size)) {
                         self.hold(&held.name, &checkpoint);
                     }
                     unbelieved.push(format!("{}: {error}", held.name));
@@ -311,8 +354,8 @@ impl Check<'_> {
     /// Holds the log against a signed tree.
     fn hold(&mut self, name: &str, checkpoint: &Checkpoint) {
         let (of, tree, size) = (&checkpoint.origin, checkpoint.tree, self.report.size);
-        if *of != self.origin {
-            return self.fault(format!("{name}: of the log {of}, this is {}", self.origin));
+        if *of != self.report.origin {
+            return self.fault(format!("{name}: of the log {of}, this is {}", self.report.origin));
         }
         match self.trees.get(&tree.size) {
             Some(found) if found.root == tree.root => {}

@@ -5,12 +5,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
 use super::mirror::Mirror;
 use super::{WatchedLog, WitnessFile, log_id};
 use crate::audit::checkpoint::{Checkpoint, Tree, decimal, parse_hashes};
 use crate::audit::files;
+use crate::audit::medium::{Disk, Medium};
 use crate::audit::merkle::{Hash, MAX_PROOF, empty_root, verify_consistency};
 use crate::audit::note::{Algorithm, MAX_NOTE, Note, SigningKey, VerifierKey};
 use crate::clock::Clock;
@@ -22,6 +24,7 @@ pub struct Witness {
     key: SigningKey,
     state: PathBuf,
     logs: Vec<Log>,
+    medium: Arc<dyn Medium>,
     clock: Clock,
     /// Keeps a second process out of the state.
     _lock: File,
@@ -34,6 +37,8 @@ struct Log {
     keys: Vec<VerifierKey>,
     /// The latest checkpoint that was cosigned. Whoever compares with it and replaces it holds the lock meanwhile.
     latest: Arc<Mutex<Latest>>,
+    /// The same checkpoint for those who ask: they do not wait while a mirror pulls entries.
+    shown: Arc<ArcSwapOption<String>>,
     /// Where a mirror pulls from.
     source: Option<Arc<RotatingChannel>>,
 }
@@ -93,6 +98,15 @@ impl Witness {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(config: &WitnessFile, mirror: bool, clock: Clock) -> Result<Self, OpenError> {
+        Self::open_on(config, mirror, clock, Arc::new(Disk))
+    }
+
+    pub(super) fn open_on(
+        config: &WitnessFile,
+        mirror: bool,
+        clock: Clock,
+        medium: Arc<dyn Medium>,
+    ) -> Result<Self, OpenError> {
         let state = |source| OpenError::State { dir: config.state.clone(), source };
         let key = SigningKey::load(&config.key)
             .map_err(|error| OpenError::Config(format!("{}: {error}", config.key.display())))?;
@@ -103,8 +117,9 @@ impl Witness {
         let lock = File::options().write(true).create(true).truncate(false).open(config.state.join("lock"));
         let lock = lock.map_err(state)?;
         lock.try_lock().map_err(|_| state(io::Error::other("in use by another process")))?;
-        let logs = config.logs.iter().map(|log| Log::open(config, log, mirror, &clock));
-        Ok(Self { key, state: config.state.clone(), logs: logs.collect::<Result<_, _>>()?, clock, _lock: lock })
+        let logs = config.logs.iter().map(|log| Log::open(config, log, mirror, &clock, &medium));
+        let logs = logs.collect::<Result<_, _>>()?;
+        Ok(Self { key, state: config.state.clone(), logs, medium, clock, _lock: lock })
     }
 
     /// Its public key.
@@ -131,7 +146,9 @@ impl Witness {
         let (old, proof, note) = parse(request).ok_or(Refused::Form)?;
         let checkpoint = Checkpoint::of(&note).map_err(|_| Refused::Form)?;
         let log = self.logs.iter().find(|log| log.origin == checkpoint.origin).ok_or(Refused::UnknownLog)?;
-        if !log.keys.iter().any(|key| key.verify(&note).is_some()) {
+        // Text and valid signatures of the log are all that is kept of it: other lines are of no interest, as C2SP has it.
+        let note = note.signed_by(&log.keys);
+        if note.signatures().is_empty() {
             return Err(Refused::Unsigned);
         }
         let tree = checkpoint.tree;
@@ -141,32 +158,37 @@ impl Witness {
         // Held from comparing to keeping: no other checkpoint comes between.
         let mut latest = log.latest.clone().lock_owned().await;
         let held = latest.tree;
+        if tree.size == held.size && tree.root != held.root {
+            self.keep_fork(log, &latest, &note);
+            return Err(Refused::Conflict(held.size));
+        }
         if old != held.size {
             return Err(Refused::Conflict(held.size));
         }
-        if old == tree.size && held.root != tree.root {
-            self.keep_evidence(log, &latest, &note);
-            return Err(Refused::Conflict(held.size));
-        }
         if !verify_consistency(&proof, held.size, &held.root, tree.size, &tree.root) {
-            self.keep_evidence(log, &latest, &note);
+            self.keep_unproved(log, &latest, &note);
             return Err(Refused::Inconsistent);
         }
         // The caller may hang up; what was begun is finished.
-        let (state, name) = (self.state.clone(), log.id.clone());
+        let (state, name, medium) = (self.state.clone(), log.id.clone(), self.medium.clone());
         let cosignature = self.key.sign(note.text(), self.clock.now());
         let mut cosigned = note;
-        cosigned.add(vec![cosignature.clone()]);
+        cosigned.add(cosignature.clone());
+        if cosigned.to_string().len() > MAX_NOTE {
+            return Err(Refused::Form);
+        }
+        let shown = log.shown.clone();
         let kept = tokio::spawn(async move {
             if let Some(mirror) = &mut latest.mirror {
                 mirror.pull(tree).await.map_err(Refused::NotHeld)?;
             }
             let text = cosigned.to_string();
-            let written = tokio::task::spawn_blocking(move || files::replace(&state, &name, text.as_bytes()));
+            let written = tokio::task::spawn_blocking(move || medium.replace(&state, &name, text.as_bytes()));
             written.await.map_err(io::Error::other)??;
             if let Some(mirror) = &latest.mirror {
                 mirror.keep_checkpoint(&cosigned)?;
             }
+            shown.store(Some(Arc::new(cosigned.to_string())));
             (latest.tree, latest.note) = (tree, Some(cosigned));
             Ok::<_, Refused>(())
         });
@@ -176,28 +198,54 @@ impl Witness {
     }
 
     /// The latest checkpoint cosigned of the log with this id (SHA-256 of its origin, hexadecimal).
-    pub async fn latest(&self, id: &str) -> Option<String> {
-        let log = self.logs.iter().find(|log| log.id == id)?;
-        log.latest.lock().await.note.as_ref().map(ToString::to_string)
+    pub fn latest(&self, id: &str) -> Option<Arc<String>> {
+        self.logs.iter().find(|log| log.id == id)?.shown.load_full()
     }
 
-    /// Two checkpoints of one log, both signed, of which one is a lie: whoever looks into it will want both.
-    fn keep_evidence(&self, log: &Log, latest: &Latest, other: &Note) {
+    /// Two checkpoints of one size and different roots, both signed by the log: no proof is needed that one is a lie.
+    fn keep_fork(&self, log: &Log, latest: &Latest, other: &Note) {
         let name = format!("{}.fork", log.id);
-        tracing::error!(log = log.origin, evidence = name, "the log signed a past that it did not have: a fork");
-        if self.state.join(&name).exists() {
-            // The first one says it all; a flood of them must not fill the disk.
-            return;
+        tracing::error!(log = log.origin, evidence = name, "the log signed two pasts: a fork");
+        // The first one says it all; a flood of them must not fill the disk.
+        if !self.state.join(&name).exists() {
+            self.keep_evidence(&name, &[], latest, other);
         }
+    }
+
+    /// A checkpoint that the log signed and did not prove to have grown out of the last one. A wrong proof is no fork; but
+    /// whoever has the log's entries can tell.
+    fn keep_unproved(&self, log: &Log, latest: &Latest, other: &Note) {
+        /// Bytes kept of one log.
+        const MOST: usize = 256 << 10;
+        let name = format!("{}.unproved", log.id);
+        tracing::warn!(log = log.origin, kept = name, "a checkpoint came without a proof that holds");
+        let before = match files::read_small(&self.state.join(&name), MOST) {
+            Ok(before) => before.unwrap_or_default(),
+            Err(_) => return,
+        };
+        let again = std::str::from_utf8(&before).is_ok_and(|before| before.contains(other.text()));
+        if !again && before.len() < MOST - 2 * MAX_NOTE {
+            self.keep_evidence(&name, &before, latest, other);
+        }
+    }
+
+    fn keep_evidence(&self, name: &str, before: &[u8], latest: &Latest, other: &Note) {
         let held = latest.note.as_ref().map(ToString::to_string).unwrap_or_default();
-        if let Err(error) = files::replace(&self.state, &name, format!("{held}\n{other}").as_bytes()) {
+        let bytes = [before, format!("{held}\n{other}\n").as_bytes()].concat();
+        if let Err(error) = self.medium.replace(&self.state, name, &bytes) {
             tracing::error!(%error, "the evidence can't be kept");
         }
     }
 }
 
 impl Log {
-    fn open(config: &WitnessFile, log: &WatchedLog, mirror: bool, clock: &Clock) -> Result<Self, OpenError> {
+    fn open(
+        config: &WitnessFile,
+        log: &WatchedLog,
+        mirror: bool,
+        clock: &Clock,
+        medium: &Arc<dyn Medium>,
+    ) -> Result<Self, OpenError> {
         let mut keys = Vec::new();
         for file in &log.keys {
             let key =
@@ -225,9 +273,11 @@ impl Log {
             None => Tree { size: 0, root: empty_root() },
             Some(note) => Checkpoint::of(note).map_err(|_| broken())?.tree,
         };
-        let mirror = mirror.then(|| Mirror::open(log, &origin, tree, clock).map_err(OpenError::Config)).transpose()?;
+        let open = || Mirror::open(log, &origin, tree, clock, medium.clone()).map_err(OpenError::Config);
+        let mirror = mirror.then(open).transpose()?;
         let source = mirror.as_ref().and_then(Mirror::channel).cloned();
-        Ok(Self { origin, id, keys, latest: Arc::new(Mutex::new(Latest { note, tree, mirror })), source })
+        let shown = Arc::new(ArcSwapOption::from_pointee(note.as_ref().map(ToString::to_string)));
+        Ok(Self { origin, id, keys, latest: Arc::new(Mutex::new(Latest { note, tree, mirror })), shown, source })
     }
 }
 

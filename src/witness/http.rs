@@ -177,8 +177,8 @@ impl Submissions {
             (&Method::GET, path) => {
                 let id = path.strip_prefix('/').and_then(|path| path.strip_suffix("/checkpoint"));
                 match id {
-                    Some(id) => match self.witness.latest(id).await {
-                        Some(note) => text(StatusCode::OK, note),
+                    Some(id) => match self.witness.latest(id) {
+                        Some(note) => text(StatusCode::OK, note.as_str()),
                         None => text(StatusCode::NOT_FOUND, "nothing was cosigned of such a log\n"),
                     },
                     None => text(StatusCode::NOT_FOUND, "not found\n"),

@@ -1,15 +1,14 @@
 //! A mirror's copy of a log: entries are pulled, held against the signed root, made durable; only then may the checkpoint
 //! be cosigned. The copy has the log's own format, so that everything that reads a log reads it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Peer, WatchedLog};
 use crate::audit::checkpoint::Tree;
-use crate::audit::files;
+use crate::audit::medium::{Medium, Open};
 use crate::audit::merkle::leaf_hash;
 use crate::audit::note::Note;
 use crate::audit::tree::{Entries, LogTree, Resource, TILE};
@@ -21,6 +20,7 @@ use crate::connectors::RotatingChannel;
 #[derive(Debug)]
 pub(super) struct Mirror {
     dir: PathBuf,
+    medium: Arc<dyn Medium>,
     source: Peer,
     tree: LogTree,
     /// Where the next entry goes within its segment, in bytes.
@@ -29,21 +29,27 @@ pub(super) struct Mirror {
 
 impl Mirror {
     /// Opens the copy, which must hold `tree`, the latest that was cosigned; what stands behind it is cut off.
-    pub(super) fn open(log: &WatchedLog, origin: &str, tree: Tree, clock: &Clock) -> Result<Self, String> {
+    pub(super) fn open(
+        log: &WatchedLog,
+        origin: &str,
+        tree: Tree,
+        clock: &Clock,
+        medium: Arc<dyn Medium>,
+    ) -> Result<Self, String> {
         let (Some(url), Some(dir)) = (&log.source, &log.copy) else {
             return Err(format!("logs: a mirror needs `source` and `copy` of {origin}"));
         };
         let source = Peer::new("log", url, log.tls.as_ref(), None, clock).map_err(|error| error.to_string())?;
         let failed = |error: &dyn std::fmt::Display| format!("copy {}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(|error| failed(&error))?;
-        files::replace(dir, ORIGIN_FILE, origin.as_bytes()).map_err(|error| failed(&error))?;
+        medium.replace(dir, ORIGIN_FILE, origin.as_bytes()).map_err(|error| failed(&error))?;
         // What was pruned here has left its hashes; those of full segments are kept so that they may be pruned.
-        let mut held = LogTree::from_first(dir, true).map_err(|error| failed(&error))?;
+        let mut held = LogTree::keeping_from_first(dir, medium.clone()).map_err(|error| failed(&error))?;
         held.grow(tree.size).map_err(|error| failed(&error))?;
         if held.frontier().root() != tree.root {
             return Err(failed(&"its entries are not those that were cosigned"));
         }
-        let mut mirror = Self { dir: dir.clone(), source, offset: held.end(), tree: held };
+        let mut mirror = Self { dir: dir.clone(), medium, source, offset: held.end(), tree: held };
         mirror.cut().map_err(|error| failed(&error))?;
         Ok(mirror)
     }
@@ -67,7 +73,7 @@ impl Mirror {
     pub(super) fn keep_checkpoint(&self, note: &Note) -> io::Result<()> {
         ["witnessed", "checkpoint"]
             .iter()
-            .try_for_each(|name| files::replace(&self.dir, name, note.to_string().as_bytes()))
+            .try_for_each(|name| self.medium.replace(&self.dir, name, note.to_string().as_bytes()))
     }
 
     async fn try_pull(&mut self, tree: Tree) -> Result<(), String> {
@@ -106,19 +112,19 @@ impl Mirror {
             let segment = at / PER_SEGMENT;
             if at.is_multiple_of(PER_SEGMENT) {
                 offset = 0;
-                sync(file.take()).await.map_err(failed)?;
+                self.sync(file.take()).await.map_err(failed)?;
             }
             let open = match file.take() {
                 Some(file) => file,
-                None => open(&self.dir, segment).map_err(failed)?,
+                None => self.segment(segment).map_err(failed)?,
             };
-            open.write_all_at(&bytes, offset).map_err(failed)?;
+            self.medium.write(&open, &bytes, offset).map_err(failed)?;
             file = Some(open);
             offset += bytes.len() as u64;
             at += (count - skip) as u64;
         }
-        sync(file).await.map_err(failed)?;
-        files::sync_dir(&self.dir).map_err(failed)?;
+        self.sync(file).await.map_err(failed)?;
+        self.medium.sync_dir(&self.dir).map_err(failed)?;
         if frontier.root() != tree.root {
             return Err("the entries are not those that the checkpoint signs".to_owned());
         }
@@ -127,29 +133,25 @@ impl Mirror {
         Ok(())
     }
 
-    /// Cuts off what stands behind the copy's end.
+    /// Cuts off what stands behind the copy's end. Should it come back with the next power failure, it is cut off again.
     fn cut(&mut self) -> io::Result<()> {
         let segment = self.tree.size() / PER_SEGMENT;
         let mut later = segment + 1;
         while self.dir.join(segment_file(later)).exists() {
-            fs::remove_file(self.dir.join(segment_file(later)))?;
+            self.medium.remove(&self.dir.join(segment_file(later)))?;
             later += 1;
         }
         self.offset = self.tree.end();
-        let file = open(&self.dir, segment)?;
-        file.set_len(self.offset)?;
-        file.sync_all()?;
-        files::sync_dir(&self.dir)
+        let file = self.segment(segment)?;
+        self.medium.cut(&file, self.offset)
     }
-}
 
-fn open(dir: &Path, segment: u64) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(segment_file(segment)))
-}
+    fn segment(&self, number: u64) -> io::Result<File> {
+        self.medium.open(&self.dir.join(segment_file(number)), Open::OrMade)
+    }
 
-async fn sync(file: Option<File>) -> io::Result<()> {
-    match file {
-        None => Ok(()),
-        Some(file) => tokio::task::spawn_blocking(move || file.sync_all()).await.map_err(io::Error::other)?,
+    async fn sync(&self, file: Option<File>) -> io::Result<()> {
+        let (Some(file), medium) = (file, self.medium.clone()) else { return Ok(()) };
+        tokio::task::spawn_blocking(move || medium.sync(&file)).await.map_err(io::Error::other)?
     }
 }

@@ -1,5 +1,7 @@
 //! A witness and what is put before it: the protocol over HTTP, forks, races, restarts; and a mirror.
 
+mod gateway;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,7 +87,7 @@ async fn a_log_that_grows_is_cosigned_and_nothing_else() {
         let note: Note = format!("{}{line}", site.note(leaves.tree(new))).parse().unwrap();
         assert_eq!(witness.verifier().verify(&note), Some(NOW), "{old} to {new}");
     }
-    let latest: Note = witness.latest(&log_id(ORIGIN)).await.unwrap().parse().unwrap();
+    let latest: Note = witness.latest(&log_id(ORIGIN)).unwrap().parse().unwrap();
     assert_eq!(Checkpoint::of(&latest).unwrap().tree, leaves.tree(100));
     assert!(witness.verifier().verify(&latest).is_some() && site.log.verifier().verify(&latest).is_some());
 
@@ -111,16 +113,74 @@ async fn a_fork_is_refused_and_its_evidence_kept() {
     let witness = site.witness();
     let (mut leaves, mut forged) = (Leaves::new(100, ""), Leaves::new(100, "forged"));
     witness.add_checkpoint(&site.request(&mut leaves, 0, 40)).await.unwrap();
-    let refused = witness.add_checkpoint(&site.request(&mut forged, 40, 100)).await;
-    assert!(matches!(refused, Err(Refused::Inconsistent)));
-    let refused = witness.add_checkpoint(&site.request(&mut forged, 40, 40)).await;
+    let kept = |kind: &str| fs::read_to_string(site.config.state.join(format!("{}.{kind}", log_id(ORIGIN)))).ok();
+
+    // A proof that does not hold proves nothing, neither of the log nor against it; it does not stand in the way of what
+    // does, and many of them fill no disk.
+    let wrong = |tree: Tree| format!("old 40\n{}\n{}", hash_lines(&[[7; 32]]), site.note(tree));
+    for size in 41..100 {
+        assert!(matches!(witness.add_checkpoint(&wrong(leaves.tree(size))).await, Err(Refused::Inconsistent)));
+        assert!(matches!(witness.add_checkpoint(&wrong(leaves.tree(size))).await, Err(Refused::Inconsistent)));
+    }
+    assert_eq!(kept("fork"), None);
+    let unproved = kept("unproved").unwrap();
+    assert_eq!((unproved.matches("\n40\n").count(), unproved.matches("\n41\n").count()), (59, 1), "each once");
+    let long = |salt: u64| {
+        let text = format!("{}{}\n", site.note(leaves_tree(salt)).text(), "x".repeat(40_000));
+        format!("old 40\n\n{}", Note::sign(text, &[&site.log], NOW))
+    };
+    for salt in 0..20 {
+        assert!(matches!(witness.add_checkpoint(&long(salt)).await, Err(Refused::Inconsistent)));
+    }
+    assert!(kept("unproved").unwrap().len() <= 256 << 10);
+
+    // Two roots of one size do, whatever the request says of the old size.
+    let refused = witness.add_checkpoint(&site.request(&mut forged, 30, 40)).await;
     assert!(matches!(refused, Err(Refused::Conflict(40))));
-    let evidence = fs::read_to_string(site.config.state.join(format!("{}.fork", log_id(ORIGIN)))).unwrap();
-    let (held, other) =
-        evidence.split_once("\n\n\u{2014}").map(|_| evidence.split_at(evidence.rfind(ORIGIN).unwrap())).unwrap();
-    assert!(held.contains("\n40\n") && !other.is_empty(), "both checkpoints: {evidence}");
+    let evidence = kept("fork").unwrap();
+    let (held, other) = (site.note(leaves.tree(40)), site.note(forged.tree(40)));
+    assert!(evidence.contains(held.text()) && evidence.contains(other.text()), "both checkpoints: {evidence}");
     // The true log goes on.
     witness.add_checkpoint(&site.request(&mut leaves, 40, 100)).await.unwrap();
+}
+
+fn leaves_tree(salt: u64) -> Tree {
+    Tree { size: 50, root: leaf_hash(&salt.to_be_bytes()) }
+}
+
+/// Lines that are none of the log's are not kept: neither do they push out the cosignature, nor does a restart choke on
+/// them.
+#[tokio::test]
+async fn junk_beside_the_log_s_signature_is_not_kept() {
+    let site = Site::new();
+    let mut leaves = Leaves::new(20, "");
+    let witness = site.witness();
+    let stranger = SigningKey::generate(ORIGIN, Algorithm::Ed25519).unwrap();
+    let mut old = 0;
+    let junk = |len: usize| {
+        use base64::Engine as _;
+        format!("\u{2014} x {}\n", base64::engine::general_purpose::STANDARD.encode(vec![1; len]))
+    };
+    for (new, lines) in
+        [(3, junk(48_000)), (4, (0..99).map(|_| junk(60)).collect()), (5, format!("{}\n", stranger.sign("x\n", NOW)))]
+    {
+        let request = format!("{}{lines}", site.request(&mut leaves, old, new));
+        witness.add_checkpoint(&request).await.unwrap();
+        let latest: Note = witness.latest(&log_id(ORIGIN)).unwrap().parse().unwrap();
+        assert_eq!(latest.signatures().len(), 2, "{latest}");
+        assert!(witness.verifier().verify(&latest).is_some() && site.log.verifier().verify(&latest).is_some());
+        old = new;
+    }
+    // A wrong line in the log's own name, and a text so long that no room is left for the cosignature.
+    let request = format!("{}{}\n", site.request(&mut leaves, old, 6), site.log.sign("x\n", NOW));
+    assert!(matches!(witness.add_checkpoint(&request).await, Err(Refused::Unsigned)));
+    let text = site.note(leaves.tree(old)).text().to_owned();
+    let text = format!("{text}{}\n", "x".repeat(65_536 - text.len() - 150));
+    let request = format!("old {old}\n\n{}", Note::sign(text, &[&site.log], NOW));
+    assert!(matches!(witness.add_checkpoint(&request).await, Err(Refused::Form)));
+    drop(witness);
+    let witness = site.witness();
+    witness.add_checkpoint(&site.request(&mut leaves, old, 20)).await.unwrap();
 }
 
 #[tokio::test]
@@ -161,7 +221,7 @@ async fn of_many_at_once_one_is_cosigned() {
         }
     }
     assert_eq!(won.len(), 1);
-    let latest: Note = witness.latest(&log_id(ORIGIN)).await.unwrap().parse().unwrap();
+    let latest: Note = witness.latest(&log_id(ORIGIN)).unwrap().parse().unwrap();
     assert_eq!(Checkpoint::of(&latest).unwrap().tree.size, won[0]);
 }
 
@@ -313,4 +373,118 @@ async fn a_mirror_cosigns_only_what_it_holds() {
     fs::write(&segment, bad).unwrap();
     assert!(matches!(Witness::open(&site.config, true, Clock::manual(NOW)), Err(OpenError::Config(_))));
     stop.cancel();
+}
+
+/// Whoever asks a mirror what it holds does not wait for the entries that it pulls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_tells_what_it_holds_while_it_pulls() {
+    let mut site = Site::new();
+    let entries: Vec<Vec<u8>> = (0..20_u64).map(crate::audit::testing::framed).collect();
+    let mut leaves = Leaves(entries.iter().map(|entry| leaf_hash(entry)).collect());
+    let (stop, web) = (CancellationToken::new(), site.dir.path().join("web"));
+    publish(&web, &entries[..5]);
+    site.config.logs[0].source = Some(files(web, &stop).await);
+    site.config.logs[0].copy = Some(site.dir.path().join("copy"));
+    let mirror = Witness::open(&site.config, true, Clock::manual(NOW)).unwrap();
+    mirror.add_checkpoint(&site.request(&mut leaves, 0, 5)).await.unwrap();
+    drop(mirror);
+    // From now on the source takes a request and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    site.config.logs[0].source = Some(format!("http://{}", silent.local_addr().unwrap()));
+    let mirror = Arc::new(Witness::open(&site.config, true, Clock::manual(NOW)).unwrap());
+    let (request, pulling) = (site.request(&mut leaves, 5, 20), mirror.clone());
+    let pull = tokio::spawn(async move { pulling.add_checkpoint(&request).await });
+    let (_held, _) = silent.accept().await.unwrap();
+    assert!(mirror.latest(&log_id(ORIGIN)).unwrap().contains("\n5\n") && !pull.is_finished());
+    pull.abort();
+    stop.cancel();
+}
+
+/// The power fails at any moment: what a witness has cosigned it still knows, and what a mirror has cosigned it still has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_power_fails_and_nothing_cosigned_is_forgotten() {
+    use crate::audit::lossy::Lossy;
+    use rand::{Rng as _, SeedableRng as _};
+
+    let entries: Vec<Vec<u8>> = (0..700_u64).map(crate::audit::testing::framed).collect();
+    let mut leaves = Leaves(entries.iter().map(|entry| leaf_hash(entry)).collect());
+    let mut random = rand::rngs::StdRng::seed_from_u64(4);
+    let stop = CancellationToken::new();
+    for mirror in [false, true] {
+        for _ in 0..10 {
+            let mut site = Site::new();
+            let (web, copy) = (site.dir.path().join("web"), site.dir.path().join("copy"));
+            publish(&web, &entries);
+            for end in (1..700).step_by(7) {
+                publish(&web, &entries[..end]);
+            }
+            site.config.logs[0].source = Some(files(web, &stop).await);
+            site.config.logs[0].copy = Some(copy.clone());
+            for dir in [&site.config.state, &copy] {
+                fs::create_dir_all(dir).unwrap();
+            }
+            let mut cosigned = 0;
+            for _ in 0..4 {
+                let disk = Lossy::over(&[&site.config.state, &copy]);
+                disk.fail_after(random.random_range(0..120));
+                let open = || Witness::open_on(&site.config, mirror, Clock::manual(NOW), Arc::new(disk.clone()));
+                if let Ok(witness) = open() {
+                    let held = |witness: &Witness| {
+                        let note = witness.latest(&log_id(ORIGIN));
+                        note.map_or(0, |note| Checkpoint::of(&note.parse().unwrap()).unwrap().tree.size)
+                    };
+                    assert!(held(&witness) >= cosigned);
+                    cosigned = held(&witness);
+                    for _ in 0..6 {
+                        let new = (cosigned + 7 - (cosigned + 6) % 7).min(694);
+                        let Ok(_) = witness.add_checkpoint(&site.request(&mut leaves, cosigned, new)).await else {
+                            break;
+                        };
+                        cosigned = new;
+                    }
+                } else {
+                    assert!(disk.is_off(), "it opens while there is power");
+                }
+                disk.cut(&mut random);
+            }
+            let witness = Witness::open(&site.config, mirror, Clock::manual(NOW)).unwrap();
+            let latest = witness.latest(&log_id(ORIGIN));
+            let latest = latest.map(|note| Checkpoint::of(&note.parse().unwrap()).unwrap().tree);
+            assert!(cosigned == 0 || latest.is_some_and(|tree| tree.size >= cosigned), "{cosigned}: {latest:?}");
+        }
+    }
+    stop.cancel();
+}
+
+/// A mirror that cosigns has every segment, also one that is new, and its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_has_every_segment_that_it_cosigned() {
+    use crate::audit::lossy::Lossy;
+    use rand::SeedableRng as _;
+
+    let entries: Vec<Vec<u8>> = (0..65_546_u64).map(crate::audit::testing::framed).collect();
+    // Bundles, and of each segment its opening and its sync; the names; the full segment's hashes; the witness's memory.
+    // What comes after, the checkpoint beside the copy, has syncs of its own that would make up for a missing one.
+    for (count, operations) in [(5, 1 + 2 + 1 + 6), (65_546, 257 + 4 + 1 + 6 + 6)] {
+        let mut site = Site::new();
+        let (stop, web, copy) = (CancellationToken::new(), site.dir.path().join("web"), site.dir.path().join("copy"));
+        let tree = publish(&web, &entries[..count]);
+        site.config.logs[0].source = Some(files(web, &stop).await);
+        site.config.logs[0].copy = Some(copy.clone());
+        for dir in [&site.config.state, &copy] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        let disk = Lossy::over(&[&site.config.state, &copy]);
+        let mirror = Witness::open_on(&site.config, true, Clock::manual(NOW), Arc::new(disk.clone())).unwrap();
+        disk.fail_after(operations);
+        assert!(mirror.add_checkpoint(&format!("old 0\n\n{}", site.note(tree))).await.is_err());
+        drop(mirror);
+        for seed in 0..6 {
+            disk.cut(&mut rand::rngs::StdRng::seed_from_u64(seed));
+            let state = fs::read_to_string(site.config.state.join(log_id(ORIGIN))).unwrap();
+            assert!(state.contains(&format!("\n{count}\n")), "what was cosigned is known");
+            Witness::open(&site.config, true, Clock::manual(NOW)).unwrap();
+        }
+        stop.cancel();
+    }
 }

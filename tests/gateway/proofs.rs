@@ -10,8 +10,11 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use oncegate::app::{App, StartError};
 use oncegate::audit::checkpoint::{Checkpoint, Policy, Proof};
+use oncegate::audit::keys::PrivateKey;
+use oncegate::audit::note::{Algorithm, SigningKey};
 use oncegate::audit::receipt::SignedReceipt;
-use oncegate::audit::{OpenError, verify};
+use oncegate::audit::tree::{Entries, Resource};
+use oncegate::audit::{AdminEntry, AuditConfig, Entry, Journal, OpenError, PolicyKeys, StartInfo, verify};
 use oncegate::clock::Clock;
 use oncegate::config::Config;
 use oncegate::pb::gateway as pb;
@@ -209,7 +212,8 @@ async fn what_a_gateway_records_is_cosigned_copied_and_proved_to_anybody() {
         };
         let output = python(tree);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        another_implementation_agrees(Path::new(tree));
+        let key = std::fs::read_to_string(out().join("audit/log.vkey")).unwrap();
+        another_implementation_agrees(Path::new(tree), key.trim(), 1);
         // And it is no yes-man.
         let bundle = std::fs::read_dir(file(tree).join("tile/entries/000.p")).unwrap().next().unwrap().unwrap().path();
         let mut bytes = std::fs::read(&bundle).unwrap();
@@ -219,31 +223,116 @@ async fn what_a_gateway_records_is_cosigned_copied_and_proved_to_anybody() {
     }
 }
 
-/// Cloudflare's crates for C2SP signed-note and tlog-tiles read the tree, and their proofs hold.
+/// Cloudflare's crates for C2SP signed-note and tlog-tiles read the tree, and their proofs hold: of every `step`th entry.
 ///
 /// Their tile reader does not check every tile against the root, so each entry's own hash is checked against a proof.
-fn another_implementation_agrees(tree: &Path) {
+fn another_implementation_agrees(tree: &Path, key: &str, step: usize) {
     let note = signed_note::Note::from_bytes(&std::fs::read(tree.join("checkpoint")).unwrap()).unwrap();
-    let key = std::fs::read_to_string(out().join("audit/log.vkey")).unwrap();
-    let verifier = signed_note::StandardVerifier::new(key.trim()).unwrap();
+    let verifier = signed_note::StandardVerifier::new(key).unwrap();
     let (signed, _) = note.verify(&signed_note::VerifierList::new(vec![Box::new(verifier)])).unwrap();
     assert_eq!(signed.len(), 1);
     let checkpoint = tlog_tiles::Checkpoint::from_bytes(note.text()).unwrap();
     let (size, root) = (checkpoint.size(), *checkpoint.hash());
     let files = Files(tree.to_owned());
     let hashes = tlog_tiles::TileHashReader::new(size, root, &files);
-    let bundle = std::fs::read(tree.join(format!("tile/entries/000.p/{size}"))).unwrap();
-    for (index, entry) in oncegate::audit::tree::Entries(&bundle).enumerate() {
+    let bundles = Resource::all(size).filter(|resource| matches!(resource, Resource::Entries { .. }));
+    let bundles: Vec<u8> = bundles.flat_map(|bundle| std::fs::read(tree.join(bundle.path())).unwrap()).collect();
+    let entries: Vec<_> = Entries(&bundles).collect();
+    assert_eq!(entries.len() as u64, size);
+    for (index, entry) in entries.iter().enumerate().step_by(step).chain(entries.iter().enumerate().next_back()) {
         let index = index as u64;
         let proof = tlog_tiles::prove_record(size, index, &hashes).unwrap();
         tlog_tiles::check_record(&proof, size, root, index, tlog_tiles::record_hash(entry)).unwrap();
         assert!(tlog_tiles::check_record(&proof, size, root, index, tlog_tiles::record_hash(b"other")).is_err());
     }
-    for old in 1..size {
+    for old in (1..size).step_by(step) {
         let before = tlog_tiles::tree_hash(old, &hashes).unwrap();
         let proof = tlog_tiles::prove_tree(size, old, &hashes).unwrap();
         tlog_tiles::check_tree(&proof, size, root, old, before).unwrap();
     }
+}
+
+/// A log of two segments, so of full tiles on two levels, whose signing key changed on the way: the program, the crates and
+/// the verifier in Python agree on it, knowing the first key alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_seventy_thousand_entries_and_two_keys_is_verified_by_others() {
+    const ORIGIN: &str = "heshan.gov.example/gw1";
+    let aside = tempfile::tempdir().unwrap();
+    let file = |name: &str| aside.path().join(name);
+    for name in ["auditor.pub", "escrow.pub"] {
+        PrivateKey::generate().unwrap().public().write(&file(name)).unwrap();
+    }
+    let first = SigningKey::generate(ORIGIN, Algorithm::Ed25519).unwrap();
+    first.write(&file("log.key")).unwrap();
+    let text = format!(
+        "dir = 'log'\norigin = '{ORIGIN}'\nsigning_key = 'log.key'\nprevious_signing_key = 'previous.key'\n\
+         recipients = ['auditor.pub', 'escrow.pub']\nqueue = 40000\nbatch = 8192\nwait_ms = 60000\n"
+    );
+    let mut config: AuditConfig = toml::from_str(&text).unwrap();
+    config.rebase(aside.path());
+    let gateway = "spiffe://heshan.gov.example/ZS/gateway-1".into();
+    let start = StartInfo {
+        gateway,
+        policy: [7; 32],
+        policy_keys: PolicyKeys::default(),
+        trust: String::new(),
+        held: Vec::new(),
+    };
+    let journal = Journal::open(&config, Clock::system(), start).unwrap();
+    let fill = async || {
+        let entry = || Entry::Admin(AdminEntry { operator: "a".into(), method: "m".into(), detail: String::new() });
+        let answers = futures_util::future::join_all((0..35_000).map(|_| journal.append(entry()))).await;
+        assert!(answers.iter().all(Result::is_ok));
+    };
+    fill().await;
+    std::fs::rename(file("log.key"), file("previous.key")).unwrap();
+    let second = SigningKey::generate(ORIGIN, Algorithm::Ed25519).unwrap();
+    second.write(&file("log.key")).unwrap();
+    journal.follow().await.unwrap().unwrap();
+    fill().await;
+    journal.close("drained");
+
+    std::fs::write(file("policy.txt"), format!("log {}\nquorum none\n", first.verifier())).unwrap();
+    let [log, policy, tree, entry] =
+        ["log", "policy.txt", "tree", "entry"].map(|name| file(name).display().to_string());
+    let said = succeeds(&["audit", "verify", "--log", &log, "--policy", &policy, "--origin", ORIGIN]);
+    assert!(said.contains("signed     70004 entries") && said.contains("entry 35002: the log goes over"), "{said}");
+    assert!(said.starts_with(&format!("log        {ORIGIN}\n")), "{said}");
+    succeeds(&["audit", "export", "--format", "tiles", "--log", &log, "--out", &tree]);
+    std::fs::write(file("proof"), succeeds(&["audit", "prove", "66000", "--log", &log, "--entry", &entry])).unwrap();
+    let python = |policy: &Path| {
+        let proof = file("proof");
+        Command::new("python3")
+            .arg("tests/verify_log.py")
+            .args([&file("tree"), policy, &proof, &file("entry")])
+            .output()
+    };
+    let output = python(&file("policy.txt")).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    another_implementation_agrees(&file("tree"), &second.verifier().to_string(), 1997);
+    // A tile of each level, the handover, and a policy that does not know who began.
+    let stranger = SigningKey::generate(ORIGIN, Algorithm::Ed25519).unwrap();
+    std::fs::write(file("other.txt"), format!("log {}\nquorum none\n", stranger.verifier())).unwrap();
+    assert!(!python(&file("other.txt")).unwrap().status.success());
+    for name in ["tile/0/255", "tile/1/000", "tile/1/001.p/17", "tile/2/000.p/1", "tile/entries/136"] {
+        let whole = std::fs::read(file("tree").join(name)).unwrap();
+        let mut bytes = whole.clone();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(file("tree").join(name), bytes).unwrap();
+        assert!(!python(&file("policy.txt")).unwrap().status.success(), "{name}");
+        std::fs::write(file("tree").join(name), whole).unwrap();
+    }
+    // A policy of two logs must be told which one is meant.
+    let other = SigningKey::generate("heshan.gov.example/gw2", Algorithm::Ed25519).unwrap();
+    let both = format!("log {}\nlog {}\nquorum none\n", first.verifier(), other.verifier());
+    std::fs::write(file("both.txt"), both).unwrap();
+    let both = file("both.txt").display().to_string();
+    let unsaid = run(&["audit", "verify", "--log", &log, "--policy", &both]);
+    assert!(!unsaid.status.success() && String::from_utf8_lossy(&unsaid.stderr).contains("--origin"), "{unsaid:?}");
+    let wrong = run(&["audit", "verify", "--log", &log, "--policy", &both, "--origin", "heshan.gov.example/gw2"]);
+    assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stdout).contains("this is the log"), "{wrong:?}");
+    succeeds(&["audit", "verify", "--log", &log, "--policy", &both, "--origin", ORIGIN]);
 }
 
 /// Tiles of an exported tree.

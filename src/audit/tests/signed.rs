@@ -3,7 +3,7 @@
 use super::*;
 use crate::audit::checkpoint::{Checkpoint, Policy, Proof, Tree};
 use crate::audit::merkle::verify_consistency;
-use crate::audit::note::Note;
+use crate::audit::note::{Note, parse_signatures};
 use crate::audit::publisher::{CHECKPOINT, WITNESSED};
 use crate::audit::receipt::SignedReceipt;
 use crate::audit::rotation::next_key;
@@ -57,7 +57,7 @@ async fn checkpoints_follow_the_log_and_every_entry_is_provable() {
     let last = signed(&site);
     assert_eq!(last.size, 4, "STOP is signed, too");
 
-    let mut tree = LogTree::open(&site.config.dir, false).unwrap();
+    let mut tree = LogTree::open(&site.config.dir).unwrap();
     tree.grow(4).unwrap();
     assert_eq!(tree.tree(4).unwrap(), last);
     let consistent = tree.prove_consistency(first.size, last.size).unwrap();
@@ -146,8 +146,7 @@ async fn segments_roll_over_into_the_file_made_ready_and_their_hashes_are_kept()
     let last = signed(&site);
     assert_eq!(last.size, PER_SEGMENT + 23);
 
-    let (mut derived, mut whole) =
-        (LogTree::open(&site.config.dir, false).unwrap(), LogTree::from_entries(&site.config.dir));
+    let (mut derived, mut whole) = (LogTree::open(&site.config.dir).unwrap(), LogTree::from_entries(&site.config.dir));
     assert_eq!((derived.size(), whole.size()), (PER_SEGMENT, 0));
     derived.grow(last.size).unwrap();
     whole.grow(last.size).unwrap();
@@ -501,6 +500,7 @@ async fn cosignatures_are_kept_and_their_absence_alarms_then_stops() {
     site.clock.advance(Duration::from_mins(15));
     until(|| journal.status().alarms == ["no witness cosigns"]).await;
     journal.append(look(PERSON)).await.unwrap();
+    until(|| journal.status().signed == 4).await;
     site.clock.advance(Duration::from_mins(45));
     until(|| !journal.is_writable()).await;
     assert_eq!(journal.append(look(PERSON)).await, Err(AppendError::Refused));
@@ -531,8 +531,11 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     journal.append(look(PERSON)).await.unwrap();
     journal.close("drained");
     let auditors = vec![auditor.verifier().clone()];
-    let trust =
-        Trust { policy: Some(Policy::of_logs(vec![signer(&site).verifier().clone()])), auditors: auditors.clone() };
+    let trust = Trust {
+        policy: Some(Policy::of_logs(vec![signer(&site).verifier().clone()])),
+        auditors: auditors.clone(),
+        origin: None,
+    };
     let below = PER_SEGMENT + 10;
     let later = site.clock.now().plus(2 * RETENTION);
     let try_prune = |delete| prune(&site.config.dir, &auditors, signed(&site).size, later, delete);
@@ -568,7 +571,7 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     let report = verify(&site.config.dir, &Trust::default(), Vec::new(), &mut |_, _| {}).unwrap();
     assert!(report.faults.is_empty() && report.notes.iter().any(|note| note.contains("not checked")), "{report:?}");
     // Of what is gone the hashes are left: copies and exports of the tree begin with them.
-    let (mut tree, last) = (LogTree::from_first(&site.config.dir, false).unwrap(), signed(&site));
+    let (mut tree, last) = (LogTree::from_first(&site.config.dir).unwrap(), signed(&site));
     assert_eq!(tree.size(), PER_SEGMENT);
     tree.grow(last.size).unwrap();
     assert_eq!(tree.tree(last.size).unwrap(), last);
@@ -584,4 +587,313 @@ async fn old_segments_go_when_an_auditor_allows_it_and_the_rest_stays_provable()
     fs::remove_file(site.segment(1)).unwrap();
     let report = verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
     assert!(!report.faults.is_empty(), "{report:?}");
+}
+
+/// Whatever a witness answers, only its valid cosignature gets into the checkpoint, and the log can be opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_witness_s_answer_only_its_cosignature_is_taken() {
+    let site = Site::with_witness();
+    let (log, witness) = (signer(&site), site.witness());
+    let stranger = SigningKey::generate("nobody", Algorithm::Cosignature).unwrap();
+    let journal = site.open();
+    let latest = journal.checkpoints().borrow().clone().unwrap();
+    let text = latest.note.text().to_owned();
+    let line = |name: &str, id: [u8; 4], len: usize| {
+        use base64::Engine as _;
+        let encoded = base64::engine::general_purpose::STANDARD.encode([id.as_slice(), &vec![0; len]].concat());
+        parse_signatures(&format!("\u{2014} {name} {encoded}\n")).unwrap().remove(0)
+    };
+    let forged = line(log.verifier().name(), log.verifier().id(), 64);
+    let huge = line("nobody", [1; 4], 200_000);
+    let junk: Vec<_> = (0..99).map(|number| line("nobody", [number; 4], 70)).collect();
+    let before = note(&site, CHECKPOINT);
+    for lines in [vec![forged.clone()], vec![huge.clone()], junk.clone(), vec![stranger.sign(&text, MORNING)]] {
+        journal.cosigned(latest.tree, lines);
+    }
+    // Beside a line of its own that is wrong, its right one counts for nothing, in either order.
+    for lines in [
+        [witness.sign("x\n", MORNING), witness.sign(&text, MORNING)],
+        [witness.sign(&text, MORNING), witness.sign("x\n", MORNING)],
+    ] {
+        journal.cosigned(latest.tree, lines.to_vec());
+    }
+    let later = MORNING.plus(Duration::from_secs(1));
+    let good = vec![witness.sign(&text, MORNING), witness.sign(&text, later)];
+    journal.cosigned(latest.tree, [vec![forged, huge], junk, good].concat());
+    until(|| journal.status().witnessed_at == Some(later)).await;
+    for name in [CHECKPOINT, WITNESSED] {
+        let kept = note(&site, name);
+        assert_eq!(kept.signatures().len(), 2, "{name}: {kept}");
+        assert_eq!(kept.signatures()[0], before.signatures()[0]);
+        assert_eq!(witness.verifier().verify(&kept), Some(later));
+    }
+    journal.close("drained");
+    site.open().close("drained");
+}
+
+/// What was witnessed binds a start, however little else is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_witnessed_and_a_missing_checkpoint_stop_a_start() {
+    let site = Site::with_witness();
+    let journal = site.open();
+    for _ in 0..3 {
+        journal.append(look(PERSON)).await.unwrap();
+    }
+    journal.publish();
+    until(|| journal.status().signed == 5).await;
+    let latest = journal.checkpoints().borrow().clone().unwrap();
+    journal.cosigned(latest.tree, vec![site.witness().sign(latest.note.text(), MORNING)]);
+    until(|| note(&site, CHECKPOINT).signatures().len() == 2).await;
+    journal.close("drained");
+    let held = tempfile::tempdir().unwrap();
+    copy(&site.config.dir, held.path());
+
+    fs::remove_file(site.config.dir.join(CHECKPOINT)).unwrap();
+    let whole = site.try_open();
+    assert!(matches!(&whole, Err(OpenError::NoCheckpoint { size: 6, .. })), "{whole:?}");
+    assert!(whole.unwrap_err().to_string().contains("put its file `checkpoint` back"));
+    // Cut off behind the third entry.
+    let (offset, _, _) = layout(&site.segment(0))[3];
+    File::options().write(true).open(site.segment(0)).unwrap().set_len(offset).unwrap();
+    let found = site.try_open();
+    assert!(matches!(found, Err(OpenError::Rollback { size: 3, signed: 5, .. })), "{found:?}");
+    fs::remove_file(site.config.dir.join(WITNESSED)).unwrap();
+    let found = site.try_open();
+    assert!(matches!(found, Err(OpenError::NoCheckpoint { size: 3, .. })), "{found:?}");
+    // The witness's own copy of it, as the text of the refusal says.
+    copy(held.path(), &site.config.dir);
+    fs::copy(held.path().join(WITNESSED), site.config.dir.join(CHECKPOINT)).unwrap();
+    site.open().close("drained");
+    // Whoever signed it: it must be one, and of this log.
+    for text in ["x".to_owned(), note(&site, WITNESSED).to_string().replace("gw1\n", "gw2\n")] {
+        fs::write(site.config.dir.join(WITNESSED), text).unwrap();
+        assert!(matches!(site.try_open(), Err(OpenError::Checkpoint { name: WITNESSED, .. })));
+    }
+}
+
+/// A crash between the first batch and its checkpoint is no loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_its_first_batch_alone_needs_no_checkpoint() {
+    let site = Site::new();
+    let faults = Faulty::default();
+    faults.small.store(true, Ordering::SeqCst);
+    let open = || site.try_open_on(&faults);
+    fs::create_dir(&site.config.dir).unwrap();
+    assert!(open().is_err(), "not even its name can be written");
+    faults.small.store(false, Ordering::SeqCst);
+    open().unwrap().close("drained");
+    let (offset, _, _) = layout(&site.segment(0))[2];
+    File::options().write(true).open(site.segment(0)).unwrap().set_len(offset).unwrap();
+    fs::remove_file(site.config.dir.join(CHECKPOINT)).unwrap();
+    faults.small.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(open().is_err());
+        assert_eq!(layout(&site.segment(0)).len(), 2, "nothing more is written before what is there is signed");
+    }
+    site.open().close("drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_does_not_begin_to_wait_for_a_witness_anew_and_nothing_old_counts() {
+    let mut site = Site::with_witness();
+    (site.config.unwitnessed_alarm_s, site.config.unwitnessed_stop_s) = (900, 3600);
+    let witness = site.witness();
+    let journal = site.open();
+    let latest = journal.checkpoints().borrow().clone().unwrap();
+    let old = vec![witness.sign(latest.note.text(), MORNING)];
+    journal.cosigned(latest.tree, old.clone());
+    until(|| journal.status().witnessed_at == Some(MORNING)).await;
+    // The same once more, of a log that is quiet: nobody has looked at it since.
+    site.clock.advance(Duration::from_mins(16));
+    journal.cosigned(latest.tree, old);
+    until(|| journal.status().alarms == ["no witness cosigns"]).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(journal.status().alarms, ["no witness cosigns"]);
+    journal.close("drained");
+    let journal = site.open();
+    assert_eq!(journal.status().witnessed_at, Some(MORNING));
+    assert_eq!(journal.status().alarms, ["no witness cosigns"]);
+    site.clock.advance(Duration::from_mins(45));
+    until(|| !journal.is_writable()).await;
+    journal.close("drained");
+    let journal = site.open();
+    assert!(!journal.is_writable(), "nor does a restart lift the stop");
+    let latest = journal.checkpoints().borrow().clone().unwrap();
+    journal.cosigned(latest.tree, vec![witness.sign(latest.note.text(), site.clock.now())]);
+    until(|| journal.is_writable() && journal.status().alarms.is_empty()).await;
+    journal.close("drained");
+
+    // One that was never witnessed waits since its first entry.
+    let mut site = Site::with_witness();
+    site.config.unwitnessed_alarm_s = 900;
+    site.open().close("drained");
+    site.clock.advance(Duration::from_mins(16));
+    let journal = site.open();
+    assert_eq!(journal.status().alarms, ["no witness cosigns"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_that_ended_before_it_could_be_written_is_written_afterwards() {
+    let mut site = Site::new();
+    site.config.checkpoint_ms = 10;
+    let faults = Faulty::default();
+    let journal = site.open_on(&faults);
+    let mut alarms = Alarms::default();
+    alarms.record(&journal, site.clock.now()).await;
+    let full = site.clock.now();
+    faults.used.store(96, Ordering::SeqCst);
+    until(|| !journal.is_writable()).await;
+    alarms.record(&journal, full).await;
+    site.clock.advance(Duration::from_mins(10));
+    faults.used.store(10, Ordering::SeqCst);
+    until(|| journal.status().alarms.is_empty()).await;
+    alarms.record(&journal, site.clock.now()).await;
+    journal.close("drained");
+    let told: Vec<_> = site
+        .read_whole()
+        .into_iter()
+        .filter_map(|entry| match entry.content {
+            Content::Entry(Entry::Degraded(what)) => Some((true, what)),
+            Content::Entry(Entry::Recovered(what)) => Some((false, what)),
+            _ => None,
+        })
+        .collect();
+    let seen = full.to_rfc3339();
+    let (refuses, fills) = ("the disk is nearly full: no entry is taken", "the disk fills up");
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert_eq!(told[..2], [(true, format!("{refuses}; seen {seen}")), (true, format!("{fills}; seen {seen}"))]);
+    assert_eq!(told[2..], [(false, refuses.to_owned()), (false, fills.to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_leaves_no_half_made_file_behind() {
+    let site = Site::new();
+    let faults = Faulty::default();
+    site.open_on(&faults).close("drained");
+    faults.full.store(true, Ordering::SeqCst);
+    let made = segment::make_ready(&site.config.dir, 1, 1 << 20, &faults);
+    assert!(made.is_err());
+    assert!(!fs::read_dir(&site.config.dir).unwrap().any(|entry| {
+        let name = entry.unwrap().file_name();
+        name.to_string_lossy().ends_with(".making")
+    }));
+}
+
+/// A key that was handed over from is believed up to the handover and not beyond; and hands over no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retired_key_signs_nothing_larger_than_its_handover() {
+    use crate::audit::verify::{Held, Trust, verify};
+
+    let mut site = Site::new();
+    site.config.previous_signing_key = Some(site.dir.path().join("previous.key"));
+    let journal = site.open();
+    journal.append(look(PERSON)).await.unwrap();
+    journal.publish();
+    until(|| signed(&site).size == 3).await;
+    let (old, early) = (signer(&site), note(&site, CHECKPOINT));
+    fs::copy(&site.config.signing_key, site.dir.path().join("previous.key")).unwrap();
+    let new = SigningKey::generate("heshan.gov.example/gw1", Algorithm::Ed25519).unwrap();
+    fs::remove_file(&site.config.signing_key).unwrap();
+    new.write(&site.config.signing_key).unwrap();
+    journal.follow().await.unwrap().unwrap();
+    journal.append(look(PERSON)).await.unwrap();
+    journal.close("drained");
+    let last = signed(&site);
+    assert_eq!(last.size, 6, "LOG_KEY is entry 3");
+    let mut tree = LogTree::from_entries(&site.config.dir);
+    tree.grow(6).unwrap();
+    let trust = Trust { policy: Some(Policy::of_logs(vec![old.verifier().clone()])), ..Trust::default() };
+    let mut faults = |keys: &[&SigningKey], size| {
+        let checkpoint = Checkpoint { origin: site.config.origin.clone(), tree: tree.tree(size).unwrap() };
+        let note = checkpoint.sign(keys, MORNING);
+        let held = vec![Held { name: "held".into(), note }];
+        verify(&site.config.dir, &trust, held, &mut |_, _| {}).unwrap().faults
+    };
+    for (keys, size, right) in [
+        (vec![&old], 3, true),
+        (vec![&old], 4, false),
+        (vec![&old], 6, false),
+        (vec![&new, &old], 4, true),
+        (vec![&new], 6, true),
+    ] {
+        let found = faults(&keys, size);
+        assert_eq!(found.is_empty(), right, "{} keys, {size}: {found:?}", keys.len());
+    }
+    let held = vec![Held { name: "held".into(), note: early }];
+    assert!(verify(&site.config.dir, &trust, held, &mut |_, _| {}).unwrap().faults.is_empty());
+
+    // The retired key hands over once more, to somebody else's.
+    let third = SigningKey::generate("heshan.gov.example/gw1", Algorithm::Ed25519).unwrap();
+    let journal = site.open();
+    let again = rotation::handover(&site.config.origin, &old, third.verifier());
+    journal.append(Entry::LogKey(again)).await.unwrap();
+    journal.close("drained");
+    let report = verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
+    assert!(report.faults.iter().any(|fault| fault.contains("has not signed")), "{report:?}");
+}
+
+/// Every checkpoint over a handover bears the new key's signature, whenever it is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handover_and_the_keys_that_sign_change_at_once() {
+    let mut site = Site::new();
+    site.config.checkpoint_ms = 10;
+    site.config.previous_signing_key = Some(site.dir.path().join("previous.key"));
+    let journal = site.open();
+    let mut checkpoints = journal.checkpoints();
+    let watching = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while checkpoints.changed().await.is_ok() {
+            seen.extend(checkpoints.borrow_and_update().clone());
+        }
+        seen
+    });
+    let mut handovers = Vec::new();
+    for _ in 0..20 {
+        fs::copy(&site.config.signing_key, site.dir.path().join("previous.key")).unwrap();
+        fs::remove_file(&site.config.signing_key).unwrap();
+        let new = SigningKey::generate("heshan.gov.example/gw1", Algorithm::Ed25519).unwrap();
+        new.write(&site.config.signing_key).unwrap();
+        let publish = tokio::spawn({
+            let journal = journal.clone();
+            async move {
+                for _ in 0..50 {
+                    journal.publish();
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        let index = journal.status().size;
+        journal.follow().await.unwrap().unwrap();
+        publish.await.unwrap();
+        handovers.push((index, new.verifier().clone()));
+    }
+    journal.close("drained");
+    drop(journal);
+    for published in watching.await.unwrap() {
+        let current = handovers.iter().rev().find(|(index, _)| *index < published.tree.size);
+        assert!(current.is_none_or(|(_, key)| key.verify(&published.note).is_some()), "{}", published.note);
+    }
+}
+
+/// The copy of a mirror brings a log back if it reaches the log's own checkpoint, which stays; never a shorter one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_s_copy_brings_a_log_back_if_it_reaches_what_was_signed() {
+    let site = Site::new();
+    let journal = site.open();
+    for _ in 0..5 {
+        journal.append(look(PERSON)).await.unwrap();
+    }
+    journal.close("drained");
+    let entries = layout(&site.segment(0));
+    let whole = fs::read(site.segment(0)).unwrap();
+    assert_eq!(signed(&site).size, entries.len() as u64);
+    // The damaged segment is the mirror's now; `checkpoint` is the gateway's own.
+    for held in [3, entries.len() - 1] {
+        let end = usize::try_from(entries[held].0).unwrap();
+        fs::write(site.segment(0), &whole[..end]).unwrap();
+        let refused = site.try_open();
+        assert!(matches!(refused, Err(OpenError::Rollback { .. })), "{held}: {refused:?}");
+    }
+    fs::write(site.segment(0), &whole).unwrap();
+    site.open().close("drained");
 }

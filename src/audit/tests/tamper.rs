@@ -48,7 +48,7 @@ impl Whole {
         let key = SigningKey::load(&site.config.signing_key).unwrap();
         let held: Note = fs::read_to_string(site.config.dir.join(CHECKPOINT)).unwrap().parse().unwrap();
         assert_eq!(Checkpoint::of(&held).unwrap().tree.size, count);
-        let trust = Trust { policy: Some(Policy::of_logs(vec![key.verifier().clone()])), auditors: Vec::new() };
+        let trust = Trust { policy: Some(Policy::of_logs(vec![key.verifier().clone()])), ..Trust::default() };
         let (mut segments, mut entries) = (Vec::new(), Vec::new());
         for number in scan::segments(&site.config.dir).unwrap() {
             let bytes = fs::read(site.segment(number)).unwrap();
@@ -213,4 +213,61 @@ async fn a_million_entries_are_verified_in_ten_seconds() {
     eprintln!("1,000,000 entries verified in {took:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     try_all(&whole, 20);
+}
+
+/// What stands beside the entries, and behind those of a full segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_files_and_bytes_behind_full_segments_are_found() {
+    let whole = Whole::of(PER_SEGMENT + 500).await;
+    let dir = &whole.site.config.dir;
+    let tiles = dir.join("0000000000.tiles");
+    // Hashes are kept beside the writer: the next start makes them at the latest.
+    whole.site.open().close("drained");
+    assert!(tiles.exists() && whole.verify().faults.is_empty());
+    let faults = || whole.verify().faults;
+
+    for (name, bytes) in
+        [("0000000005.seg", &b""[..]), ("0000000002.seg", &whole.segments[1]), ("9999999999.seg", b"x")]
+    {
+        fs::write(dir.join(name), bytes).unwrap();
+        assert!(!faults().is_empty(), "{name}");
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    // Names that are no segment's: whatever their number, they are none of the log's.
+    for name in ["18446744073709551615.seg", "281474976710656.seg", "1.seg", "+000000001.seg"] {
+        fs::write(dir.join(name), &whole.segments[1]).unwrap();
+        assert!(faults().is_empty(), "{name}");
+        assert!(LogReader::open(dir, whole.site.key("auditor")).unwrap().all(|read| read.is_ok()));
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    for more in [&b"x"[..], &[0; 4096], &whole.segments[1][..]] {
+        let full = whole.segments[0].clone();
+        fs::write(whole.path(0), [full.as_slice(), more].concat()).unwrap();
+        assert_eq!(faults(), ["segment 0: bytes behind its last entry"]);
+        whole.put(0, &full);
+    }
+    let name = fs::read(dir.join("origin")).unwrap();
+    for other in ["heshan.gov.example/gw2", "", "x\ny"] {
+        fs::write(dir.join("origin"), other).unwrap();
+        assert!(!faults().is_empty(), "{other}");
+    }
+    fs::write(dir.join("origin"), name).unwrap();
+    let trust = Trust { origin: Some("heshan.gov.example/gw2".into()), ..whole.trust.clone() };
+    assert!(!verify(dir, &trust, Vec::new(), &mut |_, _| {}).unwrap().faults.is_empty(), "another log was asked for");
+
+    // Kept hashes prove nothing, so damage to them is none of the log; but it is said.
+    let kept = fs::read(&tiles).unwrap();
+    let mut random = rand::rngs::StdRng::seed_from_u64(5);
+    for _ in 0..3 {
+        let mut bytes = kept.clone();
+        let at = random.random_range(0..bytes.len());
+        bytes[at] ^= 1 << random.random_range(0..8);
+        fs::write(&tiles, bytes).unwrap();
+        let report = whole.verify();
+        assert!(report.faults.is_empty() && report.notes.iter().any(|note| note.contains("kept hashes")), "{report:?}");
+    }
+    for bytes in [[kept.as_slice(), b"x"].concat(), kept[..100].to_vec()] {
+        fs::write(&tiles, bytes).unwrap();
+        assert!(whole.verify().notes.iter().any(|note| note.contains("kept hashes")));
+    }
 }

@@ -192,7 +192,7 @@ fn tiles(log: &Path, dir: &Path, out: &mut dyn Write) -> Result<Exit, Failure> {
     }
     let note = note.ok_or_else(|| fail(&"the log has no checkpoint"))?;
     let signed = Checkpoint::of(&note).map_err(|error| fail(&error))?.tree;
-    let mut tree = LogTree::from_first(log, false)?;
+    let mut tree = LogTree::from_first(log)?;
     let first = tree.size();
     tree.grow(signed.size)?;
     if tree.tree(signed.size)? != signed {

@@ -114,7 +114,7 @@ pub(super) fn prove(args: &ProveArgs, out: &mut dyn Write) -> Result<Exit, Failu
         }
     };
     // Kept hashes first; if they are wrong, the entries themselves.
-    for mut log in [LogTree::open(&args.log, false)?, LogTree::from_first(&args.log, false)?] {
+    for mut log in [LogTree::open(&args.log)?, LogTree::from_first(&args.log)?] {
         log.grow(tree.size)?;
         let (leaf, hashes) = (log.leaf(args.index)?, log.prove_inclusion(args.index, tree.size)?);
         if root_of_inclusion(&hashes, args.index, tree.size, leaf) != Some(tree.root) {

@@ -45,7 +45,7 @@ pub(super) struct AllowArgs {
 
 pub(super) fn prune(args: &PruneArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let auditors = args.auditor.iter().map(|file| verifier(file)).collect::<Result<Vec<_>, _>>()?;
-    let trust = Trust { policy: Some(policy(&args.policy)?), auditors: auditors.clone() };
+    let trust = Trust { policy: Some(policy(&args.policy)?), auditors: auditors.clone(), origin: None };
     let mut bar = Bar::new("MB");
     let report = verify(&args.log, &trust, Vec::new(), &mut |read, of| bar.show(read >> 20, of >> 20))?;
     drop(bar);

@@ -28,6 +28,9 @@ pub(super) struct VerifyArgs {
     /// A checkpoint or proof kept elsewhere, which the log must contain: what a rolled back or forked log can't pass
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
+    /// The log that it must be, if the policy knows several
+    #[arg(long, value_name = "NAME")]
+    origin: Option<String>,
     /// An auditor's key (vkey) that may have allowed to delete old entries
     #[arg(long, value_name = "FILE")]
     auditor: Vec<PathBuf>,
@@ -39,7 +42,16 @@ pub(super) fn fsck(args: &FsckArgs, out: &mut dyn Write) -> Result<Exit, Failure
 
 pub(super) fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let auditors = args.auditor.iter().map(|file| verifier(file)).collect::<Result<_, _>>()?;
-    let trust = Trust { policy: Some(policy(&args.policy)?), auditors };
+    let policy = policy(&args.policy)?;
+    let origin = match (&args.origin, policy.origins().as_slice()) {
+        (Some(origin), _) => Some(origin.clone()),
+        (None, [_, _, ..]) => {
+            let what = format!("{}: knows several logs; say which with --origin", args.policy.display());
+            return Err(Failure::new(Exit::Config, format!("{what}: {}", policy.origins().join(", "))));
+        }
+        (None, _) => None,
+    };
+    let trust = Trust { policy: Some(policy), auditors, origin };
     let mut held = Vec::new();
     for file in &args.checkpoint {
         let wrong = |error: &dyn std::fmt::Display| Failure::new(Exit::Config, format!("{}: {error}", file.display()));
@@ -65,6 +77,7 @@ fn run(log: &std::path::Path, trust: &Trust, held: Vec<Held>, out: &mut dyn Writ
 
 fn write(report: &Report, signatures: bool, out: &mut dyn Write) -> io::Result<()> {
     let look = Look::stdout();
+    writeln!(out, "log        {}", report.origin)?;
     writeln!(out, "entries    {}", report.size)?;
     if report.first > 0 {
         writeln!(out, "           the first {} are pruned", report.first)?;
