@@ -348,7 +348,7 @@ async fn a_log_that_lost_entries_is_continued_under_a_new_origin() {
         (vec![&next, &stranger], None),
     ] {
         let policy = Policy::of_logs(keys.into_iter().map(|key| key.verifier().clone()).collect());
-        let trust = verify::Trust { policy: Some(policy), auditors: Vec::new() };
+        let trust = verify::Trust { policy: Some(policy), ..verify::Trust::default() };
         let report = verify::verify(&site.config.dir, &trust, Vec::new(), &mut |_, _| {}).unwrap();
         let noted = |said: &&str| {
             report.notes.contains(&format!("continues the log heshan.gov.example/gw1 of 3 entries, {said}"))
