@@ -185,7 +185,7 @@ def gateway_of_the_odd_source(directory):
         lines = grants.read_text().splitlines(keepends=True)
         grants.write_text("".join(line for line in lines if not line.startswith("when = [\"case_open\"")))
         with Started(directory, "gateway", [PROGRAM, "serve", "--config", str(config)], "observe") as gateway:
-            address = re.search(r"https://\S+", gateway.said())[0]
+            address = re.search(r"gateway  (https://\S+)", gateway.said())[1]
             profile = directory / "profile.toml"
             profile.write_text(
                 f'address = "{address}"\n'
