@@ -383,7 +383,8 @@ async fn everything_is_rotated_under_load_and_no_call_fails() {
         *upstreams.write().await = upstream(&identity_name);
         channel.store(Arc::new(next));
         identity.store(Arc::new(client(Some((&ca, &Leaf::client("GA/passive"))))));
-        // Calls under way on the old channel may go on: the old CA's connections are drained.
+        // Whoever took the old channel has called by then. Its calls may go on: the old CA's connections are drained.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let old = contents.manifest.client_cas.iter().position(|ca| ca.name != name && ca.name != "WJ").unwrap();
         contents.manifest.client_cas.remove(old);
         contents.manifest.removed = Removed::Drain;
