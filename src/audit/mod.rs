@@ -56,6 +56,7 @@ mod segment;
 mod tests;
 pub mod tree;
 pub mod verify;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -298,6 +299,10 @@ impl OpenError {
 /// Material for tests of other rooms.
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::fs;
+    use std::path::Path;
+    use std::time::Duration;
+
     use super::frame::{Header, Kind, LENGTH, put};
     use crate::clock::Timestamp;
 
@@ -308,5 +313,25 @@ pub(crate) mod testing {
         let mut out = Vec::new();
         put(&mut out, &header.bound(), format!("body of {seq}").as_bytes(), &[0; 16]).unwrap();
         out.split_off(LENGTH)
+    }
+
+    /// Waits until something is so, for some seconds at most.
+    pub(crate) async fn until(what: impl Fn() -> bool) {
+        for _ in 0..3000 {
+            if what() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it never came");
+    }
+
+    /// Copies the files of a directory.
+    pub(crate) fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
     }
 }

@@ -176,6 +176,10 @@ pub enum MintError {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::signature::KeyPair as _;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     #[test]
@@ -200,10 +204,18 @@ mod tests {
 
     #[test]
     fn an_openssl_ed25519_key_is_taken() {
-        // PKCS#8 version 1 without the public half, as OpenSSL writes it (RFC 8410, section 10.3).
-        let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
-        let key = SigningKey::from_pkcs8_pem(pem.as_bytes()).unwrap();
-        let spki = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+        // PKCS#8 version 1 without the public half, as OpenSSL writes it (RFC 8410, sections 4 and 7).
+        const PRIVATE: [u8; 16] = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+        const PUBLIC: [u8; 12] = [48, 42, 48, 5, 6, 3, 43, 101, 112, 3, 33, 0];
+        let pem = |label: &str, der: Vec<u8>| {
+            format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
+        };
+        let mut seed = [0; 32];
+        aws_lc_rs::rand::fill(&mut seed).unwrap();
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let private = pem("PRIVATE KEY", [PRIVATE.as_slice(), &seed].concat());
+        let key = SigningKey::from_pkcs8_pem(private.as_bytes()).unwrap();
+        let spki = pem("PUBLIC KEY", [PUBLIC.as_slice(), pair.public_key().as_ref()].concat());
         assert_eq!(key.jwks(), jwks_from_public_key(spki.as_bytes()).unwrap());
     }
 }

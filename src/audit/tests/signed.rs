@@ -7,6 +7,7 @@ use crate::audit::note::{Note, parse_signatures};
 use crate::audit::publisher::{CHECKPOINT, WITNESSED};
 use crate::audit::receipt::SignedReceipt;
 use crate::audit::rotation::next_key;
+use crate::audit::testing::{copy, until};
 use crate::audit::tree::{Entries, LogTree, Resource, TreeError};
 
 fn signer(site: &Site) -> SigningKey {
@@ -21,25 +22,6 @@ fn signed(site: &Site) -> Tree {
     let note = note(site, CHECKPOINT);
     assert!(signer(site).verifier().verify(&note).is_some());
     Checkpoint::of(&note).unwrap().tree
-}
-
-/// Waits for the publisher.
-async fn until(what: impl Fn() -> bool) {
-    for _ in 0..2000 {
-        if what() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("it never came");
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

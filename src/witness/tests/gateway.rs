@@ -4,6 +4,7 @@ use super::*;
 use crate::audit::keys::PrivateKey;
 use crate::audit::medium::{Disk, Medium as _};
 use crate::audit::note::parse_signatures;
+use crate::audit::testing::{copy, until};
 use crate::audit::{AdminEntry, AppendError, AuditConfig, Entry, Journal, OpenError, PolicyKeys, StartInfo};
 
 /// A log beside the site of its witness.
@@ -56,24 +57,6 @@ impl Gateway {
 
 fn entry() -> Entry {
     Entry::Admin(AdminEntry { operator: "a".into(), method: "m".into(), detail: "d".into() })
-}
-
-async fn until(what: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if what() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("it never came");
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-    }
 }
 
 /// The log lost what its witness remembers, and the witness was away when it started: as soon as the two meet, no further
